@@ -1,0 +1,189 @@
+"""Words about containers: what was asked for (immutable) and what is (a snapshot)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class State(str, Enum):
+    """A container's state; exactly one holds at a time."""
+
+    CREATED = "created"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    RESTARTING = "restarting"  # waiting for its next automatic start
+    STOPPING = "stopping"
+    EXITED = "exited"
+    REMOVING = "removing"
+    DEAD = "dead"  # removal failed half way; `rm` tries again
+    UNKNOWN = "unknown"  # it ended, and nobody can know how
+
+    @property
+    def live(self) -> bool:
+        """True while processes of the container may exist."""
+        return self in _LIVE
+
+
+_LIVE = frozenset({State.STARTING, State.RUNNING, State.PAUSED, State.STOPPING})
+
+
+@dataclass(frozen=True)
+class PortMapping:
+    """One published port. ``host_port`` 0 asks for a free one; ``host_ip`` "" means every address."""
+
+    container_port: int
+    host_port: int = 0
+    protocol: str = "tcp"
+    host_ip: str = ""
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A bind mount, a named volume or a tmpfs. ``kind`` is ``bind``, ``volume`` or ``tmpfs``."""
+
+    kind: str
+    source: str  # host path or volume name; empty for tmpfs
+    target: str  # absolute path in the container
+    read_only: bool = False
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Limits. 0 means unlimited (kernel default) everywhere."""
+
+    memory: int = 0  # bytes
+    memory_swap: int = 0  # bytes, memory + swap; -1 unlimited
+    memory_reservation: int = 0  # bytes
+    nano_cpus: int = 0  # 1e9 = one CPU
+    cpu_shares: int = 0
+    cpu_period: int = 0  # microseconds
+    cpu_quota: int = 0  # microseconds
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    pids_limit: int = 0
+    oom_kill_disable: bool = False
+
+
+@dataclass(frozen=True)
+class Healthcheck:
+    """How to tell whether a container works. Times in seconds (monotonic)."""
+
+    test: tuple[str, ...]  # ("CMD", argv…) or ("CMD-SHELL", line); ("NONE",) disables the image's
+    interval: float = 30.0
+    timeout: float = 30.0
+    start_period: float = 0.0
+    retries: int = 3
+
+
+@dataclass(frozen=True)
+class RestartPolicy:
+    """``name`` is ``no``, ``always``, ``unless-stopped`` or ``on-failure`` (``max_retries`` 0: no limit)."""
+
+    name: str = "no"
+    max_retries: int = 0
+
+
+@dataclass(frozen=True)
+class LogOptions:
+    """Where a container's output goes: capped and rotated by default."""
+
+    max_size: int = 10 * 1024 * 1024  # bytes per file
+    max_files: int = 3
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """All that ``create`` is asked for. ``None`` means: take the image's value."""
+
+    image: str
+    name: str = ""
+    command: tuple[str, ...] | None = None
+    entrypoint: tuple[str, ...] | None = None
+    env: tuple[str, ...] = ()
+    working_dir: str = ""
+    user: str = ""
+    hostname: str = ""
+    domainname: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    tty: bool = False
+    stdin_open: bool = False
+    network: str = "bridge"  # a network's name, "none", "host" or "container:ID"
+    ports: tuple[PortMapping, ...] = ()
+    publish_all: bool = False
+    mounts: tuple[Mount, ...] = ()
+    resources: Resources = Resources()
+    restart: RestartPolicy = RestartPolicy()
+    healthcheck: Healthcheck | None = None
+    log: LogOptions = LogOptions()
+    auto_remove: bool = False
+    init: bool = False
+    privileged: bool = False
+    read_only: bool = False
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    security_opt: tuple[str, ...] = ()
+    sysctls: dict[str, str] = field(default_factory=dict)
+    ulimits: tuple[str, ...] = ()
+    dns: tuple[str, ...] = ()
+    extra_hosts: tuple[str, ...] = ()
+    stop_signal: str = ""
+    stop_timeout: float = 10.0  # seconds
+    shm_size: int = 64 * 1024 * 1024  # bytes
+
+
+@dataclass(frozen=True)
+class EndpointInfo:
+    """A container's place on one network."""
+
+    network: str
+    ip: str = ""
+    prefix_len: int = 0
+    gateway: str = ""
+    mac: str = ""
+    interface: str = ""  # name on the host side
+
+
+@dataclass(frozen=True)
+class Container:
+    """A snapshot of one container. Times are seconds since the epoch, 0.0 where not yet."""
+
+    id: str  # 64 hex digits
+    name: str
+    spec: ContainerSpec
+    image_id: str  # sha256:…
+    state: State
+    created: float
+    argv: tuple[str, ...] = ()  # entrypoint + command as run
+    pid: int = 0
+    started: float = 0.0
+    finished: float = 0.0
+    exit_code: int | None = None  # None while running, or where nobody knows
+    oom_killed: bool = False
+    error: str = ""
+    health: str = ""  # "", starting, healthy, unhealthy
+    restarts: int = 0
+    endpoints: tuple[EndpointInfo, ...] = ()
+    ports: tuple[PortMapping, ...] = ()  # as really bound
+    bundle: str = ""  # folder of the OCI config.json
+    log_path: str = ""
+
+    @property
+    def short_id(self) -> str:
+        return self.id[:12]
+
+
+@dataclass(frozen=True)
+class ExecSpec:
+    """A command to run inside a running container."""
+
+    argv: tuple[str, ...]
+    tty: bool = False
+    stdin: bool = False
+    env: tuple[str, ...] = ()
+    user: str = ""
+    working_dir: str = ""
+    privileged: bool = False
+    detach: bool = False

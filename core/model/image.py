@@ -1,0 +1,61 @@
+"""Words about images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """The part of an OCI image configuration that decides how a container runs (image-spec, config.md)."""
+
+    env: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    user: str = ""
+    working_dir: str = ""
+    exposed_ports: tuple[str, ...] = ()  # "80/tcp"
+    volumes: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+    stop_signal: str = ""
+    healthcheck: dict[str, object] | None = None  # as in the image: Test, Interval (ns), …
+    shell: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image in the store. ``id`` is the digest of its configuration, as Docker's."""
+
+    id: str  # sha256:…
+    tags: tuple[str, ...]  # full references, registry included
+    repo_digests: tuple[str, ...]
+    created: float  # seconds since the epoch
+    size: int  # bytes of all its unpacked layers
+    layers: tuple[str, ...]  # diffIDs, lowest first
+    config: ImageConfig
+    architecture: str = "amd64"
+    os: str = "linux"
+
+    @property
+    def short_id(self) -> str:
+        return self.id.removeprefix("sha256:")[:12]
+
+
+@dataclass(frozen=True)
+class LayerProgress:
+    """How far one layer of a pull or load has come. ``phase``: waiting, downloading, unpacking, exists, done."""
+
+    digest: str
+    phase: str
+    done: int = 0  # bytes
+    total: int = 0  # bytes; 0 unknown
+
+
+@dataclass(frozen=True)
+class PullProgress:
+    """A pull or load at one moment; the last one has ``image`` set."""
+
+    reference: str
+    layers: tuple[LayerProgress, ...] = ()
+    message: str = ""
+    image: Image | None = None

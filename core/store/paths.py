@@ -1,0 +1,120 @@
+"""Where one instance keeps its things, and the names that derive from it.
+
+Data root (durable, mode 0700)::
+
+    wharf.db                      durable truth (store/schema.py)
+    images/                       owned by core.images: blobs/ layers/ …
+    containers/ID/config.json     the OCI bundle (core.runtime.spec)
+    containers/ID/{upper,work}    overlay's writable layer
+    containers/ID/log/0.log[.N]   CRI text log
+    containers/ID/exit.json       exit record of the last run (written by the monitor)
+    containers/ID/{hosts,resolv.conf,hostname}
+    volumes/NAME/
+    trash/                        renamed away, deleted in the background
+
+Run root (gone after a reboot, mode 0700)::
+
+    run.db                        volatile truth: addresses, ports, endpoints
+    events                        the change log that every open engine watches (store/changes.py)
+    launcher.sock  launcher.lock  the fork server
+    engines/PID.sock              engines that take over clean-up (core.supervise)
+    c/ID/{state.json,ctl.sock,stdin,stdout,stderr}
+    journal/                      steps with their undo, of operations under way (store/journal.py)
+    locks/                        one flock file per object
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_ROOT = Path("/var/lib/wharf")
+DEFAULT_RUN = Path("/run/wharf")
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One data root with its run root. Bridges, nft tables and cgroups are named after it."""
+
+    root: Path
+    run: Path
+
+    @property
+    def tag(self) -> str:
+        """Empty for the default instance, else six hex digits derived from the data root's path."""
+        if self.root == DEFAULT_ROOT:
+            return ""
+        return hashlib.sha256(os.fsencode(self.root)).hexdigest()[:6]
+
+    @property
+    def bridge(self) -> str:
+        """The default bridge: ``wharf0``, or ``wh`` + tag (an interface name has at most 15 characters)."""
+        return f"wh{self.tag}" if self.tag else "wharf0"
+
+    @property
+    def nft_table(self) -> str:
+        return f"wharf_{self.tag}" if self.tag else "wharf"
+
+    @property
+    def cgroup(self) -> str:
+        """Name of the instance's folder in each cgroup hierarchy."""
+        return f"wharf-{self.tag}" if self.tag else "wharf"
+
+    @property
+    def link_prefix(self) -> str:
+        """Prefix of host-side veth names: ``w`` + tag + ``_`` + 6 hex digits of the container's id."""
+        return f"w{self.tag}_"
+
+    def container_dir(self, cid: str) -> Path:
+        return self.root / "containers" / cid
+
+    def container_run(self, cid: str) -> Path:
+        return self.run / "c" / cid
+
+    def log_path(self, cid: str) -> Path:
+        return self.container_dir(cid) / "log" / "0.log"
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def trash(self) -> Path:
+        return self.root / "trash"
+
+    @property
+    def events(self) -> Path:
+        return self.run / "events"
+
+    @property
+    def launcher_socket(self) -> Path:
+        return self.run / "launcher.sock"
+
+    @property
+    def engines(self) -> Path:
+        return self.run / "engines"
+
+    def prepare(self) -> None:
+        """Make the folders, each 0700: nothing below the data root is for other users (CVE-2021-41091)."""
+        below_root = ("containers", "images", "volumes", "trash")
+        below_run = ("c", "engines", "journal", "locks")
+        for base, names in ((self.root, below_root), (self.run, below_run)):
+            base.mkdir(mode=0o700, parents=True, exist_ok=True)
+            base.chmod(0o700)
+            for name in names:
+                (base / name).mkdir(mode=0o700, exist_ok=True)
+
+
+def find_instance(root: Path | None = None, run: Path | None = None) -> Instance:
+    """The instance named by the arguments, else by ``WHARF_ROOT``/``WHARF_RUN``, else the default.
+
+    A root without a run folder gets one of its own below ``/run/wharf-<tag>``, so that two roots never share one.
+    """
+    root = (root or Path(os.environ.get("WHARF_ROOT") or DEFAULT_ROOT)).absolute()
+    named = run or (Path(os.environ["WHARF_RUN"]) if os.environ.get("WHARF_RUN") else None)
+    if named is None:
+        tag = Instance(root, DEFAULT_RUN).tag
+        named = DEFAULT_RUN.with_name(f"wharf-{tag}") if tag else DEFAULT_RUN
+    return Instance(root, named.absolute())
