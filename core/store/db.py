@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from core.errors import Corrupt, NoSpace, Unavailable, WharfError
 from core.store import schema
+from core.store.lock import file_lock
 from core.store.paths import Instance
 
 T = TypeVar("T")
@@ -122,6 +123,16 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+def _forget_boot(inst: Instance) -> None:
+    """Delete what described another boot's kernel: addresses, ports, journals, run states."""
+    for name in ("run.db", "run.db-wal", "run.db-shm"):
+        (inst.run / name).unlink(missing_ok=True)
+    for path in (inst.run / "journal").iterdir():
+        path.unlink()
+    for path in (inst.run / "c").iterdir():
+        shutil.rmtree(path)
+
+
 class Store:
     """Both databases of one instance."""
 
@@ -135,12 +146,13 @@ class Store:
         inst.prepare()
         marker = inst.run / "boot_id"
         now = boot_id()
-        if not marker.exists() or marker.read_text() != now:
-            for name in ("run.db", "run.db-wal", "run.db-shm"):
-                (inst.run / name).unlink(missing_ok=True)
-            marker.write_text(now)
-        disk = Database(inst.root / "wharf.db", schema.DISK, durable=True)
-        return cls(disk, Database(inst.run / "run.db", schema.RUN, durable=False))
+        # Under a lock: two processes that open at the same moment must not throw away each other's new file.
+        with file_lock(inst.run / "locks" / "open"):
+            if not marker.exists() or marker.read_text() != now:
+                _forget_boot(inst)
+                marker.write_text(now)
+            disk = Database(inst.root / "wharf.db", schema.DISK, durable=True)
+            return cls(disk, Database(inst.run / "run.db", schema.RUN, durable=False))
 
     def close(self) -> None:
         self.disk.close()

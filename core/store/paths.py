@@ -15,7 +15,7 @@ Data root (durable, mode 0700)::
 Run root (gone after a reboot, mode 0700)::
 
     run.db                        volatile truth: addresses, ports, endpoints
-    events                        the change log that every open engine watches (store/changes.py)
+    bus/events                    the change log that every open engine watches (store/changes.py)
     launcher.sock  launcher.lock  the fork server
     engines/PID.sock              engines that take over clean-up (core.supervise)
     c/ID/{state.json,ctl.sock,stdin,stdout,stderr}
@@ -86,7 +86,7 @@ class Instance:
 
     @property
     def events(self) -> Path:
-        return self.run / "events"
+        return self.run / "bus" / "events"
 
     @property
     def launcher_socket(self) -> Path:
@@ -99,7 +99,7 @@ class Instance:
     def prepare(self) -> None:
         """Make the folders, each 0700: nothing below the data root is for other users (CVE-2021-41091)."""
         below_root = ("containers", "images", "volumes", "trash")
-        below_run = ("c", "engines", "journal", "locks")
+        below_run = ("bus", "c", "engines", "journal", "locks")
         for base, names in ((self.root, below_root), (self.run, below_run)):
             base.mkdir(mode=0o700, parents=True, exist_ok=True)
             base.chmod(0o700)

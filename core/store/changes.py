@@ -1,0 +1,127 @@
+"""Who tells whom: one append-only file of JSON lines that every open engine watches with inotify(7).
+
+A line is written by a single ``write`` on an ``O_APPEND`` descriptor, so that lines of several processes never mix.
+The file is at once the event history of this boot. Past ``LIMIT`` it is renamed to ``events.1`` and begun anew.
+Standard library only: monitors write it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from core.errors import Unavailable
+from core.model.event import Event
+from core.store.lock import file_lock
+
+LIMIT = 4 * 1024 * 1024  # bytes
+_IN_MODIFY, _IN_MOVED_TO, _IN_CREATE = 0x2, 0x80, 0x100
+_IN_NONBLOCK, _IN_CLOEXEC = 0o4000, 0o2000000
+
+
+def append(path: Path, kind: str, action: str, oid: str, **attributes: str) -> None:
+    """Write one event to the change log at ``path`` (``Instance.events``)."""
+    line = json.dumps({"t": time.time(), "k": kind, "a": action, "i": oid, "x": attributes}) + "\n"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, line.encode())
+        full = os.fstat(fd).st_size > LIMIT
+    finally:
+        os.close(fd)
+    if full:
+        _rotate(path)
+
+
+def _rotate(path: Path) -> None:
+    with file_lock(path.with_name("events.lock")):
+        if path.stat().st_size > LIMIT:  # else another process has just done it
+            path.rename(path.with_name("events.1"))
+
+
+def parse(line: bytes) -> Event | None:
+    """The event of one line; None for a line cut by a crash."""
+    try:
+        data = json.loads(line)
+        return Event(data["t"], data["k"], data["a"], data["i"], data["x"])
+    except (ValueError, KeyError):
+        return None
+
+
+def past(path: Path, since: float = 0.0) -> Iterator[Event]:
+    """The events still kept, oldest first."""
+    for name in (path.with_name("events.1"), path):
+        try:
+            lines = name.read_bytes().splitlines()
+        except FileNotFoundError:
+            continue
+        for line in lines:
+            event = parse(line)
+            if event and event.time >= since:
+                yield event
+
+
+class Watch:
+    """New events from the moment of construction on, of every process."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._fd: int = libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
+        mask = _IN_MODIFY | _IN_MOVED_TO | _IN_CREATE
+        # The folder, not the file: the file is replaced when it is full. Nothing else lives in that folder.
+        if self._fd < 0 or libc.inotify_add_watch(self._fd, os.fsencode(path.parent), mask) < 0:
+            code = ctypes.get_errno()
+            self.close()
+            raise Unavailable(
+                "cannot watch for changes",
+                f"inotify: {os.strerror(code)}",
+                "Raise fs.inotify.max_user_watches or max_user_instances with sysctl",
+            )
+        self._file = open(path, "ab+")  # noqa: SIM115 - kept open for the watch's life
+        self._file.seek(0, os.SEEK_END)
+        self._rest = b""
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        if hasattr(self, "_file"):
+            self._file.close()
+
+    def _empty(self) -> None:
+        """Empty the inotify queue; what it says does not matter, the file is read either way."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._fd, 65536):
+                pass
+
+    def _drain(self) -> list[Event]:
+        data = self._rest + self._file.read()
+        if not os.path.exists(self._path) or os.fstat(self._file.fileno()).st_ino != os.stat(self._path).st_ino:
+            self._file.close()
+            self._file = open(self._path, "ab+")  # noqa: SIM115
+            self._file.seek(0)
+            data += self._file.read()
+        *lines, self._rest = data.split(b"\n")
+        return [event for line in lines if (event := parse(line))]
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        loop = asyncio.get_running_loop()
+        ready = asyncio.Event()
+        loop.add_reader(self._fd, ready.set)
+        try:
+            while True:
+                for event in self._drain():
+                    yield event
+                await ready.wait()
+                ready.clear()
+                self._empty()
+        finally:
+            if self._fd >= 0:
+                loop.remove_reader(self._fd)
+            self.close()

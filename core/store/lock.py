@@ -1,0 +1,80 @@
+"""One flock(2) per object: freed by the kernel at once when its holder dies, whatever the way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from core.errors import Timeout
+from core.store.paths import Instance
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _try(path: Path) -> int | None:
+    """A locked descriptor of ``path``, or None while another holds it."""
+    fd = _open(path)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The file may have been removed between open and flock (the last holder deletes it with the object):
+        # a lock on a name that is gone excludes nobody.
+        if os.fstat(fd).st_ino == path.stat().st_ino:
+            return fd
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None
+
+
+@contextlib.asynccontextmanager
+async def object_lock(inst: Instance, key: str, timeout: float = 120.0) -> AsyncIterator[None]:
+    """Hold the lock of one object; waiting never blocks the event loop.
+
+    The short sleeps grow from 1 to 20 ms: flock has no asynchronous form, and a thread that waits in the kernel
+    could not be cancelled.
+
+    :raises Timeout: another process held it for ``timeout`` seconds
+    """
+    path = inst.run / "locks" / key
+    end = time.monotonic() + timeout
+    pause = 0.001
+    while (fd := _try(path)) is None:
+        if time.monotonic() > end:
+            raise Timeout(
+                f"{key[:12]} is busy",
+                f"another wharf process has worked on it for {timeout:.0f} s",
+                "Look for it with `ps`, or try again later",
+                object_id=key,
+            )
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, 0.02)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def drop_lock_file(inst: Instance, key: str) -> None:
+    """Remove the lock file of an object that is gone; call it while holding the lock."""
+    (inst.run / "locks" / key).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """A blocking flock for short critical sections (a millisecond) outside the event loop's verbs."""
+    fd = _open(path)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
