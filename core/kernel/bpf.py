@@ -1,0 +1,114 @@
+"""Programs for the kernel: seccomp filters (classic BPF) and device programs of cgroup v2 (eBPF).
+
+Raw calls without policy; errors are :class:`OSError` with the kernel's errno. Sources: seccomp(2), bpf(2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+import struct
+
+_NUMBERS = {"x86_64": {"seccomp": 317, "bpf": 321}, "aarch64": {"seccomp": 277, "bpf": 280}}
+_SECCOMP_SET_MODE_FILTER, _SECCOMP_GET_ACTION_AVAIL = 1, 2
+_PROG_LOAD, _PROG_ATTACH, _PROG_DETACH, _PROG_GET_FD_BY_ID, _PROG_QUERY = 5, 8, 9, 13, 16
+_TYPE_CGROUP_DEVICE, _ATTACH_CGROUP_DEVICE = 15, 6
+_ALLOW_MULTI, _REPLACE = 2, 4
+_ATTR_SIZE = 128  # at least what any of these commands reads; the kernel wants the rest to be zero
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Program(ctypes.Structure):
+    """``struct sock_fprog``"""
+
+    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+
+
+def _call(name: str, *args: object) -> int:
+    number = _NUMBERS.get(os.uname().machine, {}).get(name)
+    if number is None:
+        raise OSError(errno.ENOSYS, f"{name}: no system call number for {os.uname().machine}")
+    result = int(_libc.syscall(ctypes.c_long(number), *args))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{name}: {os.strerror(code)}")
+    return result
+
+
+def install_filter(program: bytes, flags: int = 0) -> None:
+    """Put the calling thread, and all it starts, under a seccomp filter for good.
+
+    :param program: an array of ``struct sock_filter``
+    :param flags: SECCOMP_FILTER_FLAG_* of seccomp(2)
+    :raises OSError: EACCES without no_new_privs and CAP_SYS_ADMIN, EINVAL for a malformed program
+    """
+    buffer = ctypes.create_string_buffer(program, len(program))
+    header = _Program(len(program) // 8, ctypes.addressof(buffer))
+    _call("seccomp", ctypes.c_uint(_SECCOMP_SET_MODE_FILTER), ctypes.c_uint(flags), ctypes.byref(header))
+
+
+def action_available(action: int) -> bool:
+    """Does the kernel know the seccomp return value ``action`` (SECCOMP_RET_*)?"""
+    try:
+        _call("seccomp", ctypes.c_uint(_SECCOMP_GET_ACTION_AVAIL), 0, ctypes.byref(ctypes.c_uint32(action)))
+    except OSError:
+        return False
+    return True
+
+
+def _bpf(command: int, attributes: bytes) -> tuple[int, bytes]:
+    """bpf(2): the return value and the attributes as the kernel left them."""
+    buffer = ctypes.create_string_buffer(attributes.ljust(_ATTR_SIZE, b"\0"), _ATTR_SIZE)
+    result = _call("bpf", ctypes.c_int(command), buffer, ctypes.c_uint(_ATTR_SIZE))
+    return result, buffer.raw
+
+
+def load_device_program(instructions: bytes) -> int:
+    """Load an eBPF program of type CGROUP_DEVICE; returns its descriptor (close-on-exec).
+
+    :raises OSError: EPERM without CAP_BPF or CAP_SYS_ADMIN, EINVAL or EACCES where the verifier refuses
+    """
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    licence = ctypes.create_string_buffer(b"MIT")
+    attributes = struct.pack(
+        "=IIQQ", _TYPE_CGROUP_DEVICE, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(licence)
+    )
+    try:
+        return _bpf(_PROG_LOAD, attributes)[0]
+    except PermissionError:
+        # Before Linux 5.11 programs count against RLIMIT_MEMLOCK, and too little of it is an EPERM.
+        hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+        return _bpf(_PROG_LOAD, attributes)[0]
+
+
+def device_programs(cgroup_fd: int) -> list[int]:
+    """Ids of the device programs attached to a cgroup (not its ancestors')."""
+    ids = (ctypes.c_uint32 * 64)()
+    attributes = struct.pack("=IIIIQI", cgroup_fd, _ATTACH_CGROUP_DEVICE, 0, 0, ctypes.addressof(ids), len(ids))
+    raw = _bpf(_PROG_QUERY, attributes)[1]
+    count: int = struct.unpack_from("=I", raw, 24)[0]
+    return list(ids[:count])
+
+
+def attach_device_program(cgroup_fd: int, program_fd: int) -> None:
+    """Make ``program_fd`` the cgroup's device program, in place of the one it has (atomically, Linux ≥ 5.6).
+
+    Programs of ancestors stay in force: all have to allow an access.
+    """
+    old = device_programs(cgroup_fd)
+    if not old:
+        _bpf(_PROG_ATTACH, struct.pack("=IIII", cgroup_fd, program_fd, _ATTACH_CGROUP_DEVICE, _ALLOW_MULTI))
+        return
+    replaced = _bpf(_PROG_GET_FD_BY_ID, struct.pack("=I", old[-1]))[0]
+    try:
+        flags = _ALLOW_MULTI | _REPLACE
+        _bpf(
+            _PROG_ATTACH,
+            struct.pack("=IIIII", cgroup_fd, program_fd, _ATTACH_CGROUP_DEVICE, flags, replaced),
+        )
+    finally:
+        os.close(replaced)
