@@ -1,0 +1,43 @@
+# make run          open the workstation (without a terminal: run the demo and print what runs)
+# make test         everything that must hold: ruff, mypy, pytest with real containers
+# make lint         ruff and mypy alone
+# make bench        compare with dockerd and podman in the same run
+# make screenshots  the live workstation, drawn into screenshots/
+# make clean        forget what set-up made
+#
+# Each does its own set-up on a fresh Debian machine as root. What is done is stamped in .venv, so that the second time starts at once.
+
+SHELL := /bin/bash
+PY := .venv/bin/python
+.PHONY: run test lint bench screenshots clean
+.NOTPARALLEL:
+
+run: .venv/run.stamp
+	@if [ -t 0 ] && [ -t 1 ]; then exec .venv/bin/wharf; else .venv/bin/wharf demo && .venv/bin/wharf ps; fi
+
+test: lint
+	@.ci/setup debian tests
+	$(PY) -m pytest $(PYTEST)
+
+lint: .venv/dev.stamp
+	$(PY) -m ruff check core tui tests
+	$(PY) -m mypy
+
+bench: .venv/dev.stamp
+	@.ci/setup debian bench
+	$(PY) -m tests.bench $(BENCH)
+
+screenshots: .venv/dev.stamp
+	$(PY) -m tests.screenshots
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
+	find core tui tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/run.stamp: pyproject.toml .ci/setup
+	@[ -e .venv/dev.stamp ] && [ .venv/dev.stamp -nt pyproject.toml ] || .ci/setup python run
+	@touch $@
+
+.venv/dev.stamp: pyproject.toml .ci/setup
+	@.ci/setup python dev
+	@touch $@ .venv/run.stamp
