@@ -144,6 +144,6 @@ def test_every_dependency_is_declared_and_pinned() -> None:
 def test_stdlib_rooms_import_without_site_packages(room: str) -> None:
     """Every module of the room, in a bare interpreter; the engine's own third-party imports must come late there."""
     names = [module_of(path) for path in sources("core") if f"{module_of(path)}.".startswith(f"{room}.")]
-    code = f"import sys; sys.path.insert(0, {str(HOUSE)!r})\nimport importlib\nfor n in {names!r}: importlib.import_module(n)"
+    code = f"import sys, importlib; sys.path.insert(0, {str(HOUSE)!r})\nfor n in {names!r}: importlib.import_module(n)"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
