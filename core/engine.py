@@ -197,6 +197,15 @@ class Engine(Protocol):
         """Make the demo image and start its containers; yields a line per thing done."""
         ...
 
+    async def recover(self) -> list[str]:
+        """Search thoroughly for what a crash has left, release it, and from now on keep the firewall table whole.
+
+        Opening does a light recovery; engines that stay open (the workstation) call this once after the first paint.
+
+        :returns: what could not be mended, in words
+        """
+        ...
+
     async def close(self) -> None: ...
 
 

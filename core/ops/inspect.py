@@ -1,0 +1,219 @@
+"""``inspect``: one object in the shape that Docker's clients know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core.errors import NotFound, WharfError
+from core.model import Container, Healthcheck, Image, Network, PortMapping, State
+from core.ops import records
+from core.ops.context import Context
+from core.units import rfc3339
+
+SECOND = 1_000_000_000  # Docker's durations are nanoseconds
+
+
+async def inspect(ctx: Context, ref: str) -> dict[str, object]:
+    """A container, else an image, else a network. :raises NotFound: none of them has that name or id"""
+    try:
+        record = await records.find(ctx, ref)
+        image = await _image_or_none(ctx, record.image)
+        return container_view(records.snapshot(ctx, record), record.config, image)
+    except NotFound:
+        pass
+    try:
+        return image_view(await ctx.images.get(ref))
+    except WharfError as error:
+        if not isinstance(error, NotFound):
+            raise
+    for network in await ctx.net.describe():
+        if ref in (network.name, network.id) or (len(ref) >= 4 and network.id.startswith(ref)):
+            return network_view(network)
+    raise NotFound(f"no such object: {ref}", "no container, image or network has that name or id")
+
+
+async def _image_or_none(ctx: Context, image_id: str) -> Image | None:
+    try:
+        return await ctx.images.get(image_id)
+    except NotFound:
+        return None
+
+
+def container_view(box: Container, config: records.Config, image: Image | None) -> dict[str, object]:
+    """``docker inspect`` of a container (Engine API, ContainerInspectResponse)."""
+    spec = box.spec
+    return {
+        "Id": box.id,
+        "Created": rfc3339(box.created),
+        "Path": box.argv[0] if box.argv else "",
+        "Args": list(box.argv[1:]),
+        "State": _state_view(box),
+        "Image": box.image_id,
+        "Name": f"/{box.name}",
+        "RestartCount": box.restarts,
+        "Driver": "overlay",
+        "Platform": "linux",
+        "LogPath": box.log_path,
+        "Bundle": box.bundle,
+        "Config": {
+            "Hostname": config.hostname,
+            "Domainname": spec.domainname,
+            "User": spec.user or config.image.user,
+            "Tty": spec.tty,
+            "OpenStdin": spec.stdin_open,
+            "Env": [*config.image.env, *spec.env],
+            "Cmd": list(config.image.cmd if spec.command is None else spec.command),
+            "Entrypoint": list(config.image.entrypoint if spec.entrypoint is None else spec.entrypoint) or None,
+            "Image": spec.image,
+            "WorkingDir": spec.working_dir or config.image.working_dir,
+            "Labels": {**config.image.labels, **spec.labels},
+            "StopSignal": spec.stop_signal or config.image.stop_signal or "SIGTERM",
+            "Healthcheck": _health_view(spec.healthcheck) or config.image.healthcheck,
+            "ExposedPorts": {port: {} for port in config.image.exposed_ports},
+        },
+        "HostConfig": _host_view(box),
+        "GraphDriver": {"Name": "overlay", "Data": {"LowerDir": ":".join(config.layers)}},
+        "Mounts": [
+            {"Type": m.kind, "Source": m.source, "Destination": m.target, "RW": not m.read_only} for m in spec.mounts
+        ],
+        "NetworkSettings": _network_settings(box),
+        "ImageTags": list(image.tags) if image else [],
+    }
+
+
+def _state_view(box: Container) -> dict[str, object]:
+    view: dict[str, object] = {
+        "Status": box.state.value,
+        "Running": box.state.live,
+        "Paused": box.state is State.PAUSED,
+        "Restarting": box.state is State.RESTARTING,
+        "OOMKilled": box.oom_killed,
+        "Dead": box.state is State.DEAD,
+        "Pid": box.pid,
+        "ExitCode": 0 if box.exit_code is None else box.exit_code,
+        "Error": box.error,
+        "StartedAt": rfc3339(box.started),
+        "FinishedAt": rfc3339(box.finished),
+    }
+    if box.health:
+        view["Health"] = {"Status": box.health}
+    return view
+
+
+def _health_view(check: Healthcheck | None) -> dict[str, object] | None:
+    if check is None:
+        return None
+    return {
+        "Test": list(check.test),
+        "Interval": int(check.interval * SECOND),
+        "Timeout": int(check.timeout * SECOND),
+        "StartPeriod": int(check.start_period * SECOND),
+        "Retries": check.retries,
+    }
+
+
+def _host_view(box: Container) -> dict[str, object]:
+    spec, res = box.spec, box.spec.resources
+    return {
+        "NetworkMode": spec.network,
+        "PortBindings": _bindings(spec.ports),
+        "RestartPolicy": {"Name": spec.restart.name, "MaximumRetryCount": spec.restart.max_retries},
+        "AutoRemove": spec.auto_remove,
+        "Memory": res.memory,
+        "MemorySwap": res.memory_swap,
+        "MemoryReservation": res.memory_reservation,
+        "NanoCpus": res.nano_cpus,
+        "CpuShares": res.cpu_shares,
+        "CpuPeriod": res.cpu_period,
+        "CpuQuota": res.cpu_quota,
+        "CpusetCpus": res.cpuset_cpus,
+        "CpusetMems": res.cpuset_mems,
+        "PidsLimit": res.pids_limit,
+        "OomKillDisable": res.oom_kill_disable,
+        "Privileged": spec.privileged,
+        "ReadonlyRootfs": spec.read_only,
+        "CapAdd": list(spec.cap_add),
+        "CapDrop": list(spec.cap_drop),
+        "SecurityOpt": list(spec.security_opt),
+        "Sysctls": dict(spec.sysctls),
+        "Dns": list(spec.dns),
+        "ExtraHosts": list(spec.extra_hosts),
+        "Init": spec.init,
+        "ShmSize": spec.shm_size,
+        "LogConfig": {
+            "Type": "cri",
+            "Config": {"max-size": str(spec.log.max_size), "max-file": str(spec.log.max_files)},
+        },
+    }
+
+
+def _bindings(ports: tuple[PortMapping, ...]) -> dict[str, list[dict[str, str]]]:
+    view: dict[str, list[dict[str, str]]] = {}
+    for port in ports:
+        key = f"{port.container_port}/{port.protocol}"
+        view.setdefault(key, []).append({"HostIp": port.host_ip, "HostPort": str(port.host_port)})
+    return view
+
+
+def _network_settings(box: Container) -> dict[str, object]:
+    networks = {
+        end.network: {
+            "IPAddress": end.ip,
+            "IPPrefixLen": end.prefix_len,
+            "Gateway": end.gateway,
+            "MacAddress": end.mac,
+            "Interface": end.interface,
+        }
+        for end in box.endpoints
+    }
+    first: dict[str, Any] = next(iter(networks.values()), {})
+    return {
+        "IPAddress": first.get("IPAddress", ""),
+        "Gateway": first.get("Gateway", ""),
+        "MacAddress": first.get("MacAddress", ""),
+        "Ports": _bindings(box.ports),
+        "Networks": networks,
+    }
+
+
+def image_view(image: Image) -> dict[str, object]:
+    """``docker image inspect``."""
+    config = image.config
+    return {
+        "Id": image.id,
+        "RepoTags": list(image.tags),
+        "RepoDigests": list(image.repo_digests),
+        "Created": rfc3339(image.created),
+        "Architecture": image.architecture,
+        "Os": image.os,
+        "Size": image.size,
+        "Config": {
+            "Env": list(config.env),
+            "Cmd": list(config.cmd),
+            "Entrypoint": list(config.entrypoint) or None,
+            "User": config.user,
+            "WorkingDir": config.working_dir,
+            "ExposedPorts": {port: {} for port in config.exposed_ports},
+            "Volumes": {path: {} for path in config.volumes},
+            "Labels": dict(config.labels),
+            "StopSignal": config.stop_signal,
+            "Healthcheck": config.healthcheck,
+        },
+        "RootFS": {"Type": "layers", "Layers": list(image.layers)},
+    }
+
+
+def network_view(network: Network) -> dict[str, object]:
+    """``docker network inspect``."""
+    return {
+        "Name": network.name,
+        "Id": network.id,
+        "Created": rfc3339(network.created),
+        "Scope": "local",
+        "Driver": network.driver,
+        "Internal": network.internal,
+        "IPAM": {"Config": [{"Subnet": network.subnet, "Gateway": network.gateway}] if network.subnet else []},
+        "Containers": {cid: {} for cid in network.containers},
+        "Options": {"bridge": network.bridge, "mtu": str(network.mtu)},
+        "Labels": dict(network.labels),
+    }

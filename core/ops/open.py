@@ -1,0 +1,39 @@
+"""Open the mechanisms of one instance, with the undos that journals name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from core.cgroups import Sampler
+from core.errors import NoPrivilege
+from core.images.store import ImageStore
+from core.net import Net
+from core.ops.context import Context, Hub
+from core.ops.create import undo_create
+from core.ops.start import undo_start
+from core.store.db import Store
+from core.store.paths import find_instance
+
+
+async def open_context(root: Path | None, run: Path | None) -> Context:
+    """:raises NoPrivilege: not root :raises Unavailable: a database that this program cannot use"""
+    if os.geteuid() != 0:
+        raise NoPrivilege(
+            "wharf must run as root",
+            "namespaces, overlay mounts and netlink need CAP_SYS_ADMIN and CAP_NET_ADMIN",
+            "Run it with sudo",
+        )
+    inst = find_instance(root, run)
+    store = Store.open(inst)
+    net, images = Net(inst, store), ImageStore(inst, store)
+    ctx = Context(inst, store, net, images, Hub(inst), Sampler())
+
+    async def create_undo(cid: str) -> None:
+        await undo_create(ctx, cid)
+
+    async def start_undo(cid: str) -> None:
+        await undo_start(ctx, cid)
+
+    ctx.undos = {"create.undo": create_undo, "start.undo": start_undo}
+    return ctx

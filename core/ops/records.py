@@ -1,0 +1,212 @@
+"""Rows of the container table, and how they are read together with what the kernel and the monitor say.
+
+A row holds what was last saved. Between two saves the truth is in the run root: ``state.json`` (the monitor: pid,
+restarts, health) and ``exit.json``. :func:`observe` puts both together without a lock and without a write, so that
+``ps`` never waits for anybody.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from core.errors import InvalidArgument, NotFound
+from core.model import Container, ContainerSpec, EndpointInfo, ImageConfig, PortMapping, State
+from core.ops.context import Context
+from core.store.codec import from_plain, to_plain
+from core.store.db import Row, boot_id
+from core.supervise import client
+
+_ID = re.compile(r"^[0-9a-f]{1,64}$")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What creation decided, for good."""
+
+    argv: tuple[str, ...]
+    hostname: str
+    layers: tuple[str, ...]  # overlay's lower folders, topmost first
+    image: ImageConfig
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The ``state`` column: what changes, as last saved."""
+
+    state: State
+    boot: str = ""  # boot id of the start
+    started: float = 0.0
+    finished: float = 0.0
+    exit_code: int | None = None
+    oom_killed: bool = False
+    error: str = ""
+    restarts: int = 0
+    endpoints: tuple[EndpointInfo, ...] = ()
+    ports: tuple[PortMapping, ...] = ()
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row, decoded."""
+
+    id: str
+    name: str
+    image: str
+    created: float
+    spec: ContainerSpec
+    config: Config
+    saved: Saved
+
+
+def _decode(row: Row) -> Record:
+    return Record(
+        row["id"],
+        row["name"],
+        row["image"],
+        row["created"],
+        from_plain(ContainerSpec, json.loads(row["spec"])),
+        from_plain(Config, json.loads(row["config"])),
+        from_plain(Saved, json.loads(row["state"])),
+    )
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(to_plain(value), separators=(",", ":"))
+
+
+async def every(ctx: Context) -> list[Record]:
+    """All records, newest first."""
+    sql = "SELECT * FROM container ORDER BY created DESC"
+    return await ctx.store.disk.run(lambda: [_decode(row) for row in ctx.store.disk.read(sql)])
+
+
+async def find(ctx: Context, ref: str) -> Record:
+    """The container with that name, id or unambiguous id prefix.
+
+    :raises NotFound: there is none
+    :raises InvalidArgument: the prefix fits several
+    """
+    db = ctx.store.disk
+    name = ref.removeprefix("/")
+
+    def work() -> list[Row]:
+        found = db.read("SELECT * FROM container WHERE name = ? OR id = ?", (name, ref))
+        if not found and _ID.match(ref):
+            found = db.read("SELECT * FROM container WHERE id GLOB ?", (ref + "*",))
+        return found
+
+    rows = await db.run(work)
+    if not rows:
+        raise NotFound(f"no such container: {ref}", fix="`wharf ps -a` lists them")
+    if len(rows) > 1:
+        names = ", ".join(row["name"] for row in rows)
+        raise InvalidArgument(f"ambiguous id {ref!r}", f"it fits {names}", "Give more digits or the name")
+    return _decode(rows[0])
+
+
+async def insert(ctx: Context, record: Record) -> None:
+    """Add a row. :raises sqlite3.IntegrityError: the name is taken"""
+    values = (record.id, record.name, record.image, record.created)
+    texts = (_dump(record.spec), _dump(record.config), _dump(record.saved))
+
+    def work() -> None:
+        with ctx.store.disk.write() as con:
+            con.execute("INSERT INTO container VALUES (?, ?, ?, ?, ?, ?, ?)", values + texts)
+
+    await ctx.store.disk.run(work)
+
+
+async def save(ctx: Context, cid: str, saved: Saved) -> None:
+    """Replace the state column."""
+    text = _dump(saved)
+
+    def work() -> None:
+        with ctx.store.disk.write() as con:
+            con.execute("UPDATE container SET state = ? WHERE id = ?", (text, cid))
+
+    await ctx.store.disk.run(work)
+
+
+async def delete(ctx: Context, cid: str) -> None:
+    def work() -> None:
+        with ctx.store.disk.write() as con:
+            con.execute("DELETE FROM container WHERE id = ?", (cid,))
+
+    await ctx.store.disk.run(work)
+
+
+async def image_users(ctx: Context, image_id: str) -> list[str]:
+    """Names of the containers made from an image."""
+    sql = "SELECT name FROM container WHERE image = ?"
+    return await ctx.store.disk.run(lambda: [row["name"] for row in ctx.store.disk.read(sql, (image_id,))])
+
+
+def observe(ctx: Context, record: Record) -> tuple[Saved, client.RunState | None]:
+    """The state as it is now. Reads at most two small files; takes no lock."""
+    saved = record.saved
+    run = client.read_state(ctx.inst, record.id)
+    if run is not None and (client.alive(run) or (run.status == "restarting" and client.monitor_alive(run))):
+        return _running(saved, run), run
+    ended = client.read_exit(ctx.inst, record.id)
+    was_live = saved.state.live or saved.state is State.RESTARTING or run is not None
+    if ended is not None and ended.finished > saved.started and was_live:
+        return _ended(saved, ended), run
+    if run is not None and client.monitor_alive(run):
+        # Its init is gone, and the monitor is about to write the exit record.
+        return _running(saved, run), run
+    if was_live:
+        reason = "its monitor was killed with it" if saved.boot in ("", boot_id()) else "the host was restarted"
+        return replace(saved, state=State.UNKNOWN, exit_code=None, error=reason), run
+    return saved, run
+
+
+def _running(saved: Saved, run: client.RunState) -> Saved:
+    state = saved.state if saved.state in (State.PAUSED, State.STOPPING) else State.RUNNING
+    if run.status == "restarting":
+        state = State.RESTARTING
+    return replace(
+        saved, state=state, started=run.started, restarts=run.restarts, exit_code=None, oom_killed=False, error=""
+    )
+
+
+def _ended(saved: Saved, ended: client.ExitRecord) -> Saved:
+    return replace(
+        saved,
+        state=State.EXITED if ended.exit_code is not None else State.UNKNOWN,
+        started=ended.started or saved.started,
+        finished=ended.finished,
+        exit_code=ended.exit_code,
+        oom_killed=ended.oom_killed,
+        error=ended.error,
+        restarts=ended.restarts,
+    )
+
+
+def snapshot(ctx: Context, record: Record) -> Container:
+    """The public view of a record, with what is true now."""
+    saved, run = observe(ctx, record)
+    live = saved.state.live
+    return Container(
+        id=record.id,
+        name=record.name,
+        spec=record.spec,
+        image_id=record.image,
+        state=saved.state,
+        created=record.created,
+        argv=record.config.argv,
+        pid=run.pid if run and live else 0,
+        started=saved.started,
+        finished=0.0 if live else saved.finished,
+        exit_code=saved.exit_code,
+        oom_killed=saved.oom_killed,
+        error=saved.error,
+        health=run.health if run and live else "",
+        restarts=saved.restarts,
+        endpoints=saved.endpoints if live or saved.state is State.RESTARTING else (),
+        ports=saved.ports if live or saved.state is State.RESTARTING else (),
+        bundle=str(ctx.inst.container_dir(record.id)),
+        log_path=str(ctx.inst.log_path(record.id)),
+    )

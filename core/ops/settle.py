@@ -1,0 +1,94 @@
+"""Bring one container's row in line with the truth, and release what an ended container still holds.
+
+Every verb that changes a container does this first, under the object's lock. So do the engine that a monitor tells of
+an exit, the one-shot clean-up that it starts where no engine listens, and ``recover``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from dataclasses import replace
+
+from core import cgroups
+from core.errors import NotFound, WharfError
+from core.model import State
+from core.ops import records, remove
+from core.ops.context import Context
+from core.ops.records import Record
+from core.store.lock import object_lock
+from core.supervise import client
+
+
+async def settle(ctx: Context, cid: str) -> tuple[Record, client.RunState | None]:
+    """Sync the container with the truth; call it while holding its lock.
+
+    :returns: the record as it is now, and the monitor's word where it runs
+    :raises NotFound: it is gone, or was created with ``--rm`` and has ended
+    """
+    record = await records.find(ctx, cid)
+    saved, run = records.observe(ctx, record)
+    if saved.state.live or saved.state is State.RESTARTING:
+        return replace(record, saved=saved), run
+    held = saved.state != record.saved.state or ctx.inst.container_run(cid).exists()
+    if held:
+        await release(ctx, cid)
+        saved = replace(saved, endpoints=(), ports=())
+    if saved != record.saved:
+        await records.save(ctx, cid, saved)
+    record = replace(record, saved=saved)
+    if held and record.spec.auto_remove and record.saved.started:
+        await remove.discard(ctx, record)
+        raise NotFound(f"no such container: {record.name}", "it has ended and was created with --rm")
+    return record, None
+
+
+async def release(ctx: Context, cid: str) -> None:
+    """Give back network, cgroup and run folder of a container that does not run. Idempotent; goes on after errors.
+
+    :raises WharfError: the first failure, after everything else was tried
+    """
+    failed: list[Exception] = []
+    try:
+        await ctx.net.detach(cid)
+    except (WharfError, OSError) as error:
+        failed.append(error)
+    try:
+        await asyncio.to_thread(cgroups.remove, ctx.cgroup(cid))
+    except (WharfError, OSError) as error:
+        failed.append(error)
+    ctx.sampler.forget(ctx.cgroup(cid))
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(ctx.inst.container_run(cid))
+    if failed:
+        raise failed[0]
+
+
+async def settle_exited(ctx: Context, cid: str) -> None:
+    """What an engine does when a monitor reports the end of its container."""
+    async with object_lock(ctx.inst, cid):
+        with contextlib.suppress(NotFound):
+            await settle(ctx, cid)
+
+
+async def await_end(ctx: Context, cid: str, run: client.RunState, timeout: float | None) -> bool:
+    """Wait until the process is gone and its exit is recorded.
+
+    :param timeout: seconds for the process to end; None waits for ever
+    :returns: False where it still runs after ``timeout``
+    """
+    with ctx.hub.subscribe() as events:
+        if not await client.wait_pid(run, timeout):
+            return False
+        # The monitor drains the output before it writes the exit record; a killed one never will.
+        with contextlib.suppress(asyncio.TimeoutError):
+            async with asyncio.timeout(5.0):
+                while _still_live(await records.find(ctx, cid), ctx):
+                    while (await events.next()).id != cid:
+                        pass
+    return True
+
+
+def _still_live(record: Record, ctx: Context) -> bool:
+    return records.observe(ctx, record)[0].state.live

@@ -1,0 +1,134 @@
+"""``start``: the steps of one container start, from top to bottom."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+from core import cgroups
+from core.errors import Conflict
+from core.model import Container, EndpointInfo, PortMapping, State
+from core.ops import bundle, records
+from core.ops.context import Context
+from core.ops.records import Record, Saved
+from core.ops.settle import release, settle
+from core.store.db import boot_id
+from core.store.journal import Journal
+from core.store.lock import object_lock
+from core.supervise import client
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What the network gives to one start."""
+
+    netns: int | None  # descriptor; None: the host's namespace
+    endpoints: tuple[EndpointInfo, ...] = ()
+    ports: tuple[PortMapping, ...] = ()
+    reservations: tuple[socket.socket, ...] = ()  # hold the host ports against other processes
+
+
+async def start(ctx: Context, ref: str, attach: socket.socket | None = None) -> Container:
+    """Start a container; one that runs already stays as it is.
+
+    :param attach: one end of a socket pair that gets the output from the first byte on
+    :raises StartFailed: nothing of the attempt stays behind
+    :raises PortTaken: by whom
+    """
+    cid = (await records.find(ctx, ref)).id
+    async with object_lock(ctx.inst, cid):
+        record, _ = await settle(ctx, cid)
+        if record.saved.state.live or record.saved.state is State.RESTARTING:
+            if attach is not None:
+                raise Conflict(f"cannot start {record.name}", f"it is {record.saved.state.value}", "Attach to it")
+            return records.snapshot(ctx, record)
+        record = await _bring_up(ctx, record, attach)
+    ctx.tell("container", "start", cid, name=record.name, image=record.spec.image)
+    return records.snapshot(ctx, record)
+
+
+async def _bring_up(ctx: Context, record: Record, attach: socket.socket | None) -> Record:
+    cid = record.id
+    async with Journal(ctx.inst, "start", cid, ctx.undos) as journal:
+        # One undo for everything below: it ends the process and releases network, cgroup and run folder.
+        journal.step("start.undo", cid)
+        with ExitStack() as held:
+            wiring = await wire(ctx, record, held)
+            launch = await asyncio.to_thread(bundle.write, ctx, record, wiring.endpoints)
+            # The monitor gets copies of these descriptors and holds them for as long as the container runs, restarts
+            # included; ours are closed at the end of this block.
+            started = await client.launch(
+                ctx.inst,
+                launch,
+                netns_fd=wiring.netns,
+                attach=attach,
+                hold=[sock.fileno() for sock in wiring.reservations],
+            )
+        saved = Saved(
+            State.RUNNING,
+            boot=boot_id(),
+            started=started.started,
+            endpoints=wiring.endpoints,
+            ports=wiring.ports,
+        )
+        await records.save(ctx, cid, saved)
+    return replace(record, saved=saved)
+
+
+async def wire(ctx: Context, record: Record, held: ExitStack) -> Wiring:
+    """The network namespace that the container's ``--network`` asks for."""
+    mode, _, other = record.spec.network.partition(":")
+    if mode == "host":
+        return Wiring(None)
+    if mode == "none":
+        fd = await ctx.net.new_netns()
+        held.callback(os.close, fd)
+        return Wiring(fd)
+    if mode == "container":
+        return Wiring(held.enter_context(await _joined(ctx, other)))
+    network = await ctx.net.ensure(mode)
+    attachment = await ctx.net.attach(network, record.id)
+    held.callback(os.close, attachment.netns_fd)
+    if not record.spec.ports:
+        return Wiring(attachment.netns_fd, (attachment.endpoint,))
+    published = await ctx.net.publish(record.id, attachment.endpoint.ip, record.spec.ports)
+    for sock in published.sockets:
+        held.callback(sock.close)
+    return Wiring(attachment.netns_fd, (attachment.endpoint,), published.ports, tuple(published.sockets))
+
+
+async def _joined(ctx: Context, ref: str) -> contextlib.AbstractContextManager[int]:
+    """The network namespace of another container. :raises Conflict: it does not run"""
+    record = await records.find(ctx, ref)
+    saved, run = records.observe(ctx, record)
+    if run is None or not saved.state.live:
+        raise Conflict(f"cannot join the network of {record.name}", f"it is {saved.state.value}", "Start it first")
+    return _namespace(run)
+
+
+@contextmanager
+def _namespace(run: client.RunState) -> Iterator[int]:
+    fd = os.open(f"/proc/{run.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # After opening: a pid that was reused meanwhile would have given us a stranger's namespace.
+        if not client.alive(run):
+            raise Conflict("cannot join the network", "the other container has just ended", "Start it first")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+async def undo_start(ctx: Context, cid: str) -> None:
+    """End whatever a broken start has brought up, and release it. Idempotent."""
+    run = client.read_state(ctx.inst, cid)
+    if run is not None and client.alive(run):
+        await client.tell_stopping(ctx.inst, cid)
+        client.signal(run, 9)
+        await client.wait_pid(run, 10.0)
+    await asyncio.to_thread(cgroups.kill, ctx.cgroup(cid))
+    await release(ctx, cid)

@@ -1,0 +1,56 @@
+"""``stop``: the stop signal, patience, then SIGKILL."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from core import cgroups
+from core.errors import NotFound
+from core.model import State
+from core.ops import records
+from core.ops.context import Context
+from core.ops.kill import end_now, parse_signal
+from core.ops.records import Record
+from core.ops.settle import await_end, settle
+from core.store.lock import object_lock
+from core.supervise import client
+
+
+async def stop(ctx: Context, ref: str, timeout: float | None = None) -> str:
+    """Stop a container; one that does not run stays as it is.
+
+    :param timeout: seconds between the stop signal and SIGKILL (default: the container's own)
+    :returns: its id
+    """
+    record = await records.find(ctx, ref)
+    async with object_lock(ctx.inst, record.id):
+        record, run = await settle(ctx, record.id)
+        if run is None:
+            return record.id
+        await _ask(ctx, record, run)
+    # The lock is free while it ends: ps, logs, kill and a second stop go on meanwhile.
+    patience = record.spec.stop_timeout if timeout is None else timeout
+    ended = await await_end(ctx, record.id, run, patience)
+    async with object_lock(ctx.inst, record.id):
+        try:
+            record, run = await settle(ctx, record.id)
+            if not ended and run is not None:
+                await end_now(ctx, record, run)
+                await settle(ctx, record.id)
+        except NotFound:  # created with --rm
+            pass
+    ctx.tell("container", "stop", record.id, name=record.name, image=record.spec.image)
+    return record.id
+
+
+async def _ask(ctx: Context, record: Record, run: client.RunState) -> None:
+    """Send the stop signal; the container's lock is held."""
+    name = record.spec.stop_signal or record.config.image.stop_signal or "TERM"
+    # First, so that the monitor does not start it again.
+    await client.tell_stopping(ctx.inst, record.id)
+    client.signal(run, parse_signal(name))
+    if record.saved.state is State.PAUSED:
+        await asyncio.to_thread(cgroups.freeze, ctx.cgroup(record.id), False)
+    await records.save(ctx, record.id, replace(record.saved, state=State.STOPPING))
+    ctx.tell("container", "kill", record.id, name=record.name, signal=str(parse_signal(name)))

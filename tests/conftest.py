@@ -1,0 +1,105 @@
+"""Shared fixtures. Engine tests run real containers on the real kernel, each under its own data root; after every one
+of them the oracle compares the kernel with the database."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from core.engine import Engine
+from core.store.paths import Instance, find_instance
+from tests.imagemaker import busybox, busybox_archive
+from tests.world import assert_world, processes
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: containers are made of privileged kernel calls")
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An OCI archive of busybox named ``busybox:test``."""
+    if busybox() is None:
+        pytest.skip("needs busybox-static from Debian")
+    return busybox_archive(tmp_path_factory.mktemp("image") / "busybox.tar")
+
+
+@pytest.fixture
+def inst(tmp_path: Path) -> Iterator[Instance]:
+    """An instance of its own; afterwards nothing of it is left in the kernel."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: containers are made of privileged kernel calls")
+    made = find_instance(tmp_path / "root", tmp_path / "run")
+    made.prepare()
+    yield made
+    end_instance(made)
+
+
+def end_instance(made: Instance) -> None:
+    """Kill what still runs of an instance, recover, compare, and take its bridge and table away."""
+    import asyncio
+
+    from core.local import LocalEngine
+
+    async def finish() -> None:
+        engine = await LocalEngine.open(made.root, made.run)
+        try:
+            for box in await engine.containers():
+                await engine.remove(box.id, force=True)
+            assert await engine.recover() == []
+            await engine.destroy_networks()
+        finally:
+            await engine.close()
+
+    asyncio.run(finish())
+    for pid in processes(made):
+        _end(pid)
+    assert_world(made)
+    for base in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
+        if (base / made.cgroup).is_dir():
+            (base / made.cgroup).rmdir()
+    shutil.rmtree(made.root, ignore_errors=True)
+
+
+def _end(pid: int) -> None:
+    """End one process of the instance (its launcher waits for more work) and wait until it is gone."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            if not Path(f"/proc/{pid}").exists():
+                return
+            time.sleep(0.01)
+
+
+@pytest_asyncio.fixture
+async def engine(inst: Instance) -> AsyncIterator[Engine]:
+    """An open engine; the oracle runs when the test is over, with its containers still there."""
+    from core.local import LocalEngine
+
+    opened = await LocalEngine.open(inst.root, inst.run)
+    yield opened
+    await opened.close()
+    assert_world(inst)
+
+
+@pytest_asyncio.fixture
+async def busybox_image(engine: Engine, archive: Path) -> str:
+    """A reference that is loaded in the engine's store."""
+    async for _ in engine.load(archive):
+        pass
+    return "busybox:test"
+
+
+@pytest.fixture
+def instance_env(inst: Instance) -> dict[str, str]:
+    """The environment in which ``wharf`` as a subprocess uses the same instance."""
+    return {**os.environ, "WHARF_ROOT": str(inst.root), "WHARF_RUN": str(inst.run), "NO_COLOR": "1"}
