@@ -1,0 +1,87 @@
+"""Tracked connections: find and delete those of one address (ctnetlink, linux/netfilter/nfnetlink_conntrack.h)."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+from core.kernel.netlink import Message, Netlink, attr, attr_map, nest
+
+_GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2
+_ORIG, _REPLY, _ID, _FILTER = 1, 2, 12, 25
+_SRC, _DST = 1, 2  # CTA_IP_V4_SRC, CTA_IP_V4_DST; also the bits of CTA_FILTER_*_FLAGS
+_FILTER_PROTO_NUM, _FILTER_PROTO_DST_PORT = 1 << 3, 1 << 5
+_HEAD = struct.pack("!BBH", socket.AF_INET, 0, 0)
+
+
+class Tuple(NamedTuple):
+    """One direction of a connection: addresses as 4 bytes, ports 0 where the protocol has none."""
+
+    source: bytes
+    destination: bytes
+    protocol: int
+    source_port: int
+    destination_port: int
+
+
+class Flow(NamedTuple):
+    """A tracked connection; ``raw`` names it to the kernel."""
+
+    original: Tuple
+    reply: Tuple
+    raw: bytes
+
+
+def _tuple(data: bytes) -> Tuple:
+    fields = attr_map(data)
+    address, protocol = attr_map(fields.get(1, b"")), attr_map(fields.get(2, b""))
+    ports = [int.from_bytes(protocol.get(i, b"\0"), "big") for i in (2, 3)]
+    return Tuple(address.get(1, b""), address.get(2, b""), protocol.get(1, b"\0")[0], *ports)
+
+
+def _dump(nl: Netlink, wanted: bytes, match: Callable[[Flow], bool]) -> list[Flow]:
+    """Kernels since 5.8 apply the filter themselves; ``match`` does it for older ones, which ignore it."""
+    found = []
+    for body in nl.dump(_GET, _HEAD + wanted):
+        fields = attr_map(body, 4)
+        raw = attr(_ORIG | 0x8000, fields[_ORIG]) + attr(_ID, fields.get(_ID, b""))
+        flow = Flow(_tuple(fields[_ORIG]), _tuple(fields[_REPLY]), raw)
+        if match(flow):
+            found.append(flow)
+    return found
+
+
+def _flags(direction: int, bits: int) -> bytes:
+    return nest(_FILTER, *(attr(i, struct.pack("=I", bits if i == direction else 0)) for i in (1, 2)))
+
+
+def of_address(nl: Netlink, address: bytes) -> list[Flow]:
+    """Connections that the address began, and those that end at it, also by way of a published port."""
+    ip = nest(1, attr(_SRC, address))
+    began = nest(_ORIG, ip) + _flags(1, _SRC)
+    served = nest(_REPLY, ip) + _flags(2, _SRC)
+    flows = _dump(nl, began, lambda f: f.original.source == address)
+    return flows + _dump(nl, served, lambda f: f.reply.source == address and f.original.source != address)
+
+
+def of_port(nl: Netlink, protocol: int, port: int) -> list[Flow]:
+    """Connections whose first packet went to that destination port."""
+    proto = nest(2, attr(1, bytes([protocol])), attr(3, struct.pack("!H", port)))
+    wanted = nest(_ORIG, proto) + _flags(1, _FILTER_PROTO_NUM | _FILTER_PROTO_DST_PORT)
+    return _dump(
+        nl, wanted, lambda f: (f.original.protocol, f.original.destination_port) == (protocol, port)
+    )
+
+
+def delete(nl: Netlink, flows: list[Flow]) -> None:
+    """Forget them; one that ended meanwhile is no error.
+
+    :raises NetlinkError: the kernel refused
+    """
+    for flow in flows:
+        nl.talk([Message(_DELETE, 0, _HEAD + flow.raw)])[0].check(errno.ENOENT)
+
+

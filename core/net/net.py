@@ -1,0 +1,175 @@
+"""``Net``: the networks of one instance, for the verbs. Every kernel conversation happens in one worker thread.
+
+One thread, because a netlink request blocks until the kernel is done with it and the kernel does one at a time; and because
+setns(2) moves a single thread, so that the event loop never finds itself inside a container.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+
+from core.model import Network, PortMapping
+from core.net import links, pools, recovery
+from core.net.host import Attachment, Host, Published, step
+from core.net.watch import Watch
+from core.store.db import Store
+from core.store.paths import Instance
+
+T = TypeVar("T")
+
+
+class Net:
+    """Attach containers to networks, publish their ports, and give everything back.
+
+    All methods raise only :mod:`core.errors`; a cancelled call leaves nothing behind that :meth:`detach` would not
+    release.
+    """
+
+    def __init__(self, inst: Instance, store: Store) -> None:
+        self._host = Host(inst, store)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="net")
+
+    async def _do(self, work: Callable[[], T], lost: Callable[[T], None] | None = None) -> T:
+        """Run ``work`` in the worker. Where the caller is cancelled meanwhile, ``lost`` gets what nobody took."""
+        future: Future[T] = self._thread.submit(work)
+        try:
+            return await asyncio.shield(asyncio.wrap_future(future))
+        except asyncio.CancelledError:
+            if lost is not None:
+                future.add_done_callback(lambda done: None if done.exception() else lost(done.result()))
+            raise
+
+    async def close(self) -> None:
+        """Finish what is under way; nothing in the kernel is undone."""
+        await self._do(self._host.close)
+        self._thread.shutdown(wait=True)
+
+    async def ensure(self, network: str) -> Network:
+        """The network by name or id, with its bridge and the firewall in place.
+
+        :raises NotFound: no such network
+        :raises Conflict: something else on the host uses its subnet
+        """
+
+        def work() -> Network:
+            with step("set up the network"):
+                return self._host.ensure(network)[0]
+
+        return await self._do(work)
+
+    async def attach(self, network: str, cid: str, *, ip: str | None = None) -> Attachment:
+        """A new namespace for the container, on the network: address, default route, lo, everything up.
+
+        :raises NotFound: no such network
+        :raises Conflict: no free address, or ``ip`` is taken
+        :raises InvalidArgument: ``ip`` is outside the network
+        """
+        return await self._do(lambda: self._host.attach(network, cid, ip), lambda lost: os.close(lost.netns_fd))
+
+    async def new_netns(self) -> int:
+        """A namespace with nothing but lo, for the network ``none``; the caller owns the descriptor."""
+
+        def work() -> int:
+            with step("make a network namespace"):
+                return links.new_namespace()
+
+        return await self._do(work, os.close)
+
+    async def publish(self, cid: str, ip: str, ports: Iterable[PortMapping]) -> Published:
+        """Make ports of the container at ``ip`` reachable on the host: all of them, or none.
+
+        Keep the returned sockets open while the container lives (the monitor does): they reserve the ports.
+
+        :raises PortTaken: a container or a process has one; ``why`` names it
+        :raises InvalidArgument: not a port, a protocol or an address of this host
+        """
+        wanted = tuple(ports)
+
+        def lost(published: Published) -> None:
+            for reserved in published.sockets:
+                reserved.close()
+
+        return await self._do(lambda: self._host.publish(cid, ip, wanted), lost)
+
+    async def detach(self, cid: str) -> None:
+        """Give back everything of the container; a second time does nothing.
+
+        Its end of the wire vanishes with the last process or descriptor that holds the namespace.
+        """
+        await self._do(lambda: self._host.detach(cid))
+
+    async def remove_network(self, network: str) -> None:
+        """Delete a network without containers; the firewall entries go with it, the table with the last one.
+
+        :raises NotFound: no such network
+        :raises InUse: containers are attached
+        """
+        await self._do(lambda: self._host.remove_network(network))
+
+    async def counters(self, interfaces: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """(received, sent) bytes as the containers see them, by ``EndpointInfo.interface``."""
+        names = tuple(interfaces)
+
+        def work() -> dict[str, tuple[int, int]]:
+            with step("read the interface counters"):
+                return self._host.counters(names)
+
+        return await self._do(work)
+
+    async def describe(self) -> list[Network]:
+        """All networks with the containers attached now, and ``host`` and ``none`` as Docker lists them."""
+
+        def work() -> list[Network]:
+            with step("list the networks"):
+                self._host.network(pools.DEFAULT)
+                attached = self._host.attached()
+                found = pools.every(self._host.store.disk)
+                return [replace(n, containers=tuple(attached.get(n.id, ()))) for n in found]
+
+        rows = await self._do(work)
+        return [*rows, *(self._pseudo(name, rows[0].created) for name in ("host", "none"))]
+
+    def _pseudo(self, name: str, created: float) -> Network:
+        """A network that needs nothing from the kernel; its id is the same every time."""
+        digest = hashlib.sha256(f"{self._host.inst.root}\0{name}".encode()).hexdigest()
+        return Network(id=digest, name=name, driver="host" if name == "host" else "null", created=created)
+
+    async def recover(self, live: Mapping[str, int]) -> list[str]:
+        """Make kernel and database equal: release what belongs to containers that are not in ``live``, and make again
+        what live ones lack. Says what it did, one line each.
+
+        :param live: container id → pid of one of its processes (0 where unknown: then a lost veth pair stays lost)
+        """
+        known = dict(live)
+
+        def work() -> list[str]:
+            with step("recover the networks"):
+                return recovery.recover(self._host, known)
+
+        return await self._do(work)
+
+    async def restore(self) -> bool:
+        """Make the firewall what the database says; True where that changed anything."""
+
+        def work() -> bool:
+            with step("restore the firewall"):
+                return self._host.restore() if self._host.store.run.read("SELECT 1 FROM endpoint LIMIT 1") else False
+
+        return await self._do(work)
+
+    async def watch(self) -> None:
+        """Until cancelled: put the firewall right whenever somebody else changes it (``nft flush ruleset``, a firewalld
+        reload, Docker starting)."""
+        with contextlib.closing(Watch(self._host.inst.nft_table)) as watch:
+            async for _ in watch.changes():
+                await self.restore()
+
+
+__all__ = ["Attachment", "Net", "Published"]
