@@ -1,0 +1,247 @@
+"""kill −9 at any moment: containers run on, nothing leaks, exit codes are exact (faults of the kind that users report:
+podman#10003-like ghosts, moby live-restore). Each test ends with the oracle (tests/world.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from core import errors
+from core.engine import Engine
+from core.local import LocalEngine
+from core.model import ContainerSpec, PortMapping, State
+from core.store.paths import Instance
+from tests.engine.test_lifecycle import output, sleeper, until
+from tests.world import assert_world, processes
+
+NUMBERS = "i=0; while :; do i=$((i+1)); echo $i; usleep 2000; done"
+
+
+def state_of(inst: Instance, cid: str) -> dict[str, int]:
+    data: dict[str, int] = json.loads((inst.container_run(cid) / "state.json").read_text())
+    return data
+
+
+def launcher(inst: Instance, cid: str) -> int:
+    """The launcher's pid: the parent of the container's monitor."""
+    monitor = state_of(inst, cid)["monitor_pid"]
+    return int(Path(f"/proc/{monitor}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+async def in_sequence(engine: Engine, cid: str) -> int:
+    """How many numbered lines there are; fails on a gap or a repeat."""
+    lines = [int(text) for text in await output(engine, cid)]
+    assert lines == list(range(1, len(lines) + 1))
+    return len(lines)
+
+
+async def counter(engine: Engine, image: str) -> str:
+    box = await engine.create(ContainerSpec(image, command=("sh", "-c", NUMBERS)))
+    await engine.start(box.id)
+    return box.id
+
+
+async def test_engine_closed_and_reopened(engine: Engine, busybox_image: str, inst: Instance) -> None:
+    cid = await counter(engine, busybox_image)
+    await asyncio.sleep(0.2)
+    pid = (await engine.container(cid)).pid
+    await engine.close()
+    await asyncio.sleep(0.3)
+    again = await LocalEngine.open(inst.root, inst.run)
+    try:
+        box = await again.container(cid)
+        assert (box.state, box.pid) == (State.RUNNING, pid)
+        before = await in_sequence(again, cid)
+        await asyncio.sleep(0.2)
+        assert await in_sequence(again, cid) > before
+    finally:
+        await again.close()
+
+
+async def test_exit_while_no_engine_runs(engine: Engine, busybox_image: str, inst: Instance) -> None:
+    spec = ContainerSpec(busybox_image, command=("sh", "-c", "sleep 0.5; exit 9"), ports=(PortMapping(80),))
+    box = await engine.create(spec)
+    await engine.start(box.id)
+    await engine.close()
+    # Nobody listens: the monitor's one-shot clean-up must release the address and the port by itself.
+    end = time.monotonic() + 10
+    while inst.container_run(box.id).exists():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.05)
+    assert_world(inst)
+    again = await LocalEngine.open(inst.root, inst.run)
+    try:
+        found = await again.container(box.id)
+        assert (found.state, found.exit_code) == (State.EXITED, 9)
+        assert abs(found.finished - found.started - 0.5) < 0.4
+    finally:
+        await again.close()
+
+
+async def test_monitor_killed(engine: Engine, busybox_image: str, inst: Instance) -> None:
+    cid = await counter(engine, busybox_image)
+    await asyncio.sleep(0.2)
+    first = state_of(inst, cid)
+    os.kill(first["monitor_pid"], signal.SIGKILL)
+
+    async def adopted() -> bool:
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            return state_of(inst, cid)["monitor_pid"] != first["monitor_pid"]
+        return False
+
+    await until(adopted)
+    assert (await engine.container(cid)).pid == first["pid"]
+    before = await in_sequence(engine, cid)
+    await asyncio.sleep(0.2)
+    assert await in_sequence(engine, cid) > before
+    assert (await engine.stop(cid, timeout=0.2)).exit_code == 137
+
+
+async def test_exit_code_after_adoption_is_exact(engine: Engine, busybox_image: str, inst: Instance) -> None:
+    box = await engine.create(ContainerSpec(busybox_image, command=("sh", "-c", "sleep 1; exit 42")))
+    await engine.start(box.id)
+    os.kill(state_of(inst, box.id)["monitor_pid"], signal.SIGKILL)
+    assert await asyncio.wait_for(engine.wait(box.id), 10) in (42, -1)
+    found = await engine.container(box.id)
+    release = tuple(int(part) for part in os.uname().release.split(".")[:2])
+    if release >= (6, 15):  # PIDFD_GET_INFO tells the exit status to others than the parent
+        assert (found.state, found.exit_code) == (State.EXITED, 42)
+    else:
+        assert found.exit_code in (42, None)
+
+
+async def test_launcher_killed(engine: Engine, busybox_image: str, inst: Instance) -> None:
+    cid = await counter(engine, busybox_image)
+    os.kill(launcher(inst, cid), signal.SIGKILL)
+    await asyncio.sleep(0.2)
+    assert (await engine.container(cid)).state is State.RUNNING
+    other = await sleeper(engine, busybox_image)
+    assert (await engine.container(other)).state is State.RUNNING
+    before = await in_sequence(engine, cid)
+    await asyncio.sleep(0.2)
+    assert await in_sequence(engine, cid) > before
+
+
+async def test_launcher_and_monitor_killed(engine: Engine, busybox_image: str, inst: Instance) -> None:
+    cid = await counter(engine, busybox_image)
+    pid = state_of(inst, cid)["pid"]
+    pids = [launcher(inst, cid), state_of(inst, cid)["monitor_pid"]]
+    for one in pids:
+        os.kill(one, signal.SIGKILL)
+    await engine.close()
+    again = await LocalEngine.open(inst.root, inst.run)
+    try:
+        assert (await again.container(cid)).pid == pid
+        await asyncio.sleep(0.3)
+        await in_sequence(again, cid)
+        assert (await again.stop(cid, timeout=0.2)).exit_code == 137
+    finally:
+        await again.close()
+
+
+async def test_everything_killed_at_once(engine: Engine, busybox_image: str, inst: Instance) -> None:
+    cid = await counter(engine, busybox_image)
+    state = state_of(inst, cid)
+    for one in (launcher(inst, cid), state["monitor_pid"], state["pid"]):
+        os.kill(one, signal.SIGKILL)
+    await engine.close()
+    again = await LocalEngine.open(inst.root, inst.run)
+    try:
+        box = await again.container(cid)
+        assert box.state is State.UNKNOWN or box.exit_code == 137
+        assert_world(inst)
+        await again.start(cid)
+        assert (await again.container(cid)).state is State.RUNNING
+    finally:
+        await again.close()
+
+
+CUT = """
+import asyncio, os, sys
+from pathlib import Path
+from core.local import LocalEngine
+from core.store import journal
+from core.ops import bundle, start, records
+from core.supervise import client
+
+where = sys.argv[4]
+
+def die(*args, **kwargs):
+    os._exit(77)
+
+async def main():
+    engine = await LocalEngine.open(Path(sys.argv[1]), Path(sys.argv[2]))
+    if where == "before wiring":
+        start.wire = die
+    elif where == "before launch":
+        client.launch = die
+    elif where == "before the row":
+        records.save = die
+    elif where == "never":
+        pass
+    await engine.start(sys.argv[3])
+    await engine.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("where", ["before wiring", "before launch", "before the row", "never"])
+async def test_engine_killed_inside_start(
+    engine: Engine, busybox_image: str, inst: Instance, where: str
+) -> None:
+    spec = ContainerSpec(busybox_image, command=("sh", "-c", NUMBERS), ports=(PortMapping(80),))
+    box = await engine.create(spec)
+    await engine.close()
+    argv = [sys.executable, "-c", CUT, str(inst.root), str(inst.run), box.id, where]
+    done = subprocess.run(argv, check=False, cwd=Path(__file__).parents[2])
+    assert done.returncode == (0 if where == "never" else 77)
+    again = await LocalEngine.open(inst.root, inst.run)
+    try:
+        assert_world(inst)
+        found = await again.container(box.id)
+        assert found.state is (State.RUNNING if where == "never" else State.CREATED) or not found.state.live
+        if not found.state.live:
+            await again.start(box.id)
+    finally:
+        await again.close()
+
+
+async def test_a_reused_pid_is_never_signalled(engine: Engine, busybox_image: str, inst: Instance) -> None:
+    cid = await sleeper(engine, busybox_image)
+    bystander = subprocess.Popen(["sleep", "60"])
+    try:
+        path = inst.container_run(cid) / "state.json"
+        original = path.read_text()
+        state = json.loads(original)
+        real = state["pid"]
+        state["pid"] = bystander.pid  # with the container's start time: another process has that pid now
+        path.write_text(json.dumps(state))
+        with pytest.raises(errors.WharfError):
+            await engine.kill(cid)
+        assert bystander.poll() is None
+        assert Path(f"/proc/{real}").exists()
+        path.write_text(original)
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+async def test_no_process_outlives_its_use(engine: Engine, busybox_image: str, inst: Instance) -> None:
+    cid = await sleeper(engine, busybox_image)
+    assert len(processes(inst)) >= 1
+    await engine.remove(cid, force=True)
+
+    async def only_the_launcher() -> bool:
+        return len(processes(inst)) <= 1
+
+    await until(only_the_launcher)
