@@ -1,0 +1,172 @@
+"""Mounts by descriptor: the mount API of Linux 5.2 (fsopen, fsmount, open_tree, move_mount) and 5.12 (mount_setattr).
+
+A mount made here is *detached* until :func:`attach` puts it somewhere: it can be filled and have its flags set while no
+path leads to it, and it vanishes with its descriptor. ``pivot_root`` and ``umount`` are here too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterable, Sequence
+
+from core.kernel.libc import (
+    AT_EMPTY_PATH,
+    AT_FDCWD,
+    AT_NO_AUTOMOUNT,
+    AT_RECURSIVE,
+    SYS_FSCONFIG,
+    SYS_FSMOUNT,
+    SYS_FSOPEN,
+    SYS_MOUNT_SETATTR,
+    SYS_MOVE_MOUNT,
+    SYS_OPEN_TREE,
+    SYS_PIVOT_ROOT,
+    call,
+    syscall,
+)
+
+ATTR_RDONLY = 0x1
+ATTR_NOSUID = 0x2
+ATTR_NODEV = 0x4
+ATTR_NOEXEC = 0x8
+ATTR_ATIME = 0x70  # the field; 0 in it means relatime
+ATTR_NOATIME = 0x10
+ATTR_STRICTATIME = 0x20
+ATTR_NODIRATIME = 0x80
+ATTR_NOSYMFOLLOW = 0x200000
+
+MS_REC = 1 << 14
+MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+MS_SHARED = 1 << 20
+
+_SET_FLAG, _SET_STRING, _CMD_CREATE = 0, 1, 6
+_CLOEXEC = 1
+_OPEN_TREE_CLONE = 1
+_F_EMPTY_PATH, _T_EMPTY_PATH = 0x4, 0x40
+_MNT_DETACH = 2
+_STRING_LIMIT = 255  # fsconfig(2) copies at most 256 bytes of a value, the final NUL included
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd")]
+
+
+def filesystem(fstype: str, options: Iterable[tuple[str, str | None]] = (), attrs: int = 0, source: str = "") -> int:
+    """A new file system as a detached mount.
+
+    :param options: (key, value) pairs; value ``None`` is a flag
+    :param attrs: ``ATTR_*`` bits of the mount
+    :returns: descriptor of the mount's root (``O_PATH``)
+    :raises OSError: with what the kernel logged about it in the message
+    """
+    context = syscall(SYS_FSOPEN, fstype.encode(), _CLOEXEC, what=f"fsopen {fstype}")
+    try:
+        if source:
+            _configure(context, "source", source)
+        for key, value in options:
+            _configure(context, key, value)
+        syscall(SYS_FSCONFIG, context, _CMD_CREATE, None, None, 0, what=f"create {fstype}")
+        return syscall(SYS_FSMOUNT, context, _CLOEXEC, attrs, what=f"fsmount {fstype}")
+    except OSError as error:
+        raise OSError(error.errno, _explain(context, error), error.filename) from error
+    finally:
+        os.close(context)
+
+
+def _configure(context: int, key: str, value: str | None) -> None:
+    if value is None:
+        syscall(SYS_FSCONFIG, context, _SET_FLAG, key.encode(), None, 0, what=f"option {key}")
+    else:
+        syscall(SYS_FSCONFIG, context, _SET_STRING, key.encode(), os.fsencode(value), 0, what=f"option {key}={value}")
+
+
+def _explain(context: int, error: OSError) -> str:
+    """The kernel's own words (fsopen(2): messages are read from the context), behind the error's."""
+    said: list[str] = []
+    while True:
+        try:
+            said.append(os.read(context, 4096).decode(errors="replace").strip()[2:])
+        except OSError:
+            break
+    return "; ".join([error.strerror or "", *said])
+
+
+def overlay(lower: Sequence[str], upper: str, work: str) -> int:
+    """An overlay of ``lower`` (top first) with a writable ``upper``, as a detached mount.
+
+    :raises OSError:
+    """
+    opened: list[int] = []
+
+    def short(path: str) -> str:
+        # A path too long for fsconfig goes as a descriptor's: the kernel looks it up while we hold it open.
+        if len(os.fsencode(path)) <= _STRING_LIMIT:
+            return path
+        opened.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        return f"/proc/self/fd/{opened[-1]}"
+
+    options: list[tuple[str, str | None]] = [("lowerdir+", short(path)) for path in lower]
+    # The kernel unescapes backslashes in these two, and not in lowerdir+.
+    options += [(key, short(path).replace("\\", "\\\\")) for key, path in (("upperdir", upper), ("workdir", work))]
+    try:
+        return filesystem("overlay", options, source="overlay")
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def clone_tree(path: str | int, *, recursive: bool = False) -> int:
+    """A detached copy of the mount at ``path`` (a path, or a descriptor of a file or directory): a bind mount to be.
+
+    :raises OSError:
+    """
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | AT_NO_AUTOMOUNT | (AT_RECURSIVE if recursive else 0)
+    if isinstance(path, int):
+        return syscall(SYS_OPEN_TREE, path, b"", flags | AT_EMPTY_PATH, what="open_tree")
+    return syscall(SYS_OPEN_TREE, AT_FDCWD, os.fsencode(path), flags, what=path)
+
+
+def attach(mount_fd: int, target_fd: int) -> None:
+    """Put a detached mount on the file or directory that ``target_fd`` is: no path is looked up, so none can be
+    swapped meanwhile (CVE-2021-30465).
+
+    :raises OSError:
+    """
+    syscall(SYS_MOVE_MOUNT, mount_fd, b"", target_fd, b"", _F_EMPTY_PATH | _T_EMPTY_PATH, what="move_mount")
+
+
+def set_attributes(
+    mount_fd: int, attrs: int, *, clear: int = 0, propagation: int = 0, recursive: bool = False
+) -> None:
+    """Change a mount's ``ATTR_*`` bits and its propagation (``MS_PRIVATE`` …), for all below it if ``recursive``.
+
+    :raises OSError:
+    """
+    attributes = _MountAttr(attrs, clear, propagation, 0)
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    size = ctypes.sizeof(attributes)
+    syscall(SYS_MOUNT_SETATTR, mount_fd, b"", flags, ctypes.byref(attributes), size, what="mount_setattr")
+
+
+def set_root_propagation(propagation: int) -> None:
+    """Change how mount events travel for everything mounted in this mount namespace (``MS_SLAVE``, ``MS_PRIVATE``)."""
+    call("mount", b"none", b"/", None, ctypes.c_ulong(MS_REC | propagation), None)
+
+
+def pivot_root(new_root_fd: int) -> None:
+    """Make ``new_root_fd`` the root of this mount namespace and let the old one go.
+
+    The new root is stacked over the old one at ``.`` (pivot_root(2), "pivot_root(".", ".")"), so no folder for the old
+    root is needed inside; after the unmount nothing of the host can be reached by path.
+    """
+    os.fchdir(new_root_fd)
+    syscall(SYS_PIVOT_ROOT, b".", b".", what="pivot_root")
+    umount(".")
+    os.chdir("/")
+
+
+def umount(path: str) -> None:
+    """Detach the mount at ``path``; whoever still uses it keeps it until they leave."""
+    call("umount2", os.fsencode(path), _MNT_DETACH)

@@ -1,0 +1,149 @@
+"""Processes: namespaces, descriptors of processes, and the flags that fork and exec hand on."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import struct
+
+from core.kernel.libc import SYS_KEYCTL, call, prctl, syscall
+
+CLONE_NEWTIME = 0x00000080
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+_PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, struct pidfd_info) with its first 64 bytes
+_PIDFD_INFO_EXIT = 1 << 3
+_PIDFD_INFO = struct.Struct("=QQ11Ii")
+
+
+def unshare(flags: int) -> None:
+    """Leave the namespaces in ``flags`` for new ones (unshare(2)).
+
+    :raises OSError:
+    """
+    call("unshare", flags)
+
+
+def setns(fd: int, flags: int) -> None:
+    """Join a namespace, or with a pidfd all of that process's namespaces in ``flags`` (setns(2), Linux 5.8).
+
+    :raises OSError:
+    """
+    call("setns", fd, flags)
+
+
+def set_hostname(name: str) -> None:
+    data = os.fsencode(name)
+    call("sethostname", data, ctypes.c_size_t(len(data)))
+
+
+def set_domainname(name: str) -> None:
+    data = os.fsencode(name)
+    call("setdomainname", data, ctypes.c_size_t(len(data)))
+
+
+def set_death_signal(signo: int) -> None:
+    """Have the kernel send ``signo`` to this process when its parent dies; 0 clears it."""
+    prctl(_PR_SET_PDEATHSIG, signo)
+
+
+def set_dumpable(on: bool) -> None:
+    """Whether others of the same user may trace this process and open its /proc/PID/{exe,fd,…} (prctl(2))."""
+    prctl(_PR_SET_DUMPABLE, int(on))
+
+
+def set_subreaper() -> None:
+    """Become the parent of all descendants that lose theirs."""
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def set_name(name: str) -> None:
+    """The name in ``ps -o comm``; at most 15 bytes."""
+    buffer = ctypes.create_string_buffer(name.encode()[:15])
+    prctl(_PR_SET_NAME, ctypes.addressof(buffer))
+
+
+def set_no_new_privs() -> None:
+    """From here on no exec can gain privileges, set-user-ID files included."""
+    prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def new_session_keyring() -> None:
+    """Leave the caller's session keyring for a new, empty one.
+
+    :raises OSError: ``ENOSYS`` where the kernel has no keyrings
+    """
+    syscall(SYS_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None, what="keyctl")
+
+
+def start_time(pid: int) -> int:
+    """When the process started, in clock ticks since boot (field 22 of /proc/PID/stat, proc(5)); 0 if it is gone.
+
+    Together with the pid it names a process for good: pids are used again, start times are not.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def is_running(pid: int, started: int) -> bool:
+    """True while the process with that pid and :func:`start_time` lives; a zombie does not."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return int(fields[19]) == started and fields[0] not in (b"Z", b"X")
+
+
+def open_pidfd(pid: int, started: int) -> int | None:
+    """A descriptor of the process with that pid and start time; ``None`` if it is gone (or its pid is another's)."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    # Checked after opening: from here on the descriptor cannot come to mean another process.
+    if start_time(pid) != started:
+        os.close(fd)
+        return None
+    return fd
+
+
+def exit_status(pidfd: int) -> int | None:
+    """The wait status of a process that has been reaped by anyone (``PIDFD_GET_INFO``, Linux 6.15).
+
+    ``None`` where the kernel cannot tell, or the process has not been reaped yet.
+    """
+    buffer = bytearray(_PIDFD_INFO.size)
+    struct.pack_into("=Q", buffer, 0, _PIDFD_INFO_EXIT)
+    try:
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, buffer)
+    except OSError:
+        return None
+    mask, *_, status = _PIDFD_INFO.unpack(buffer)
+    return int(status) if mask & _PIDFD_INFO_EXIT else None
+
+
+def zombie_status(pid: int, started: int) -> int | None:
+    """The wait status of a process that ended but was not reaped yet (last field of /proc/PID/stat)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(fields[49]) if int(fields[19]) == started and fields[0] in (b"Z", b"X") else None

@@ -1,0 +1,202 @@
+"""The last steps before exec, the same for a container's first process and for one that joins it.
+
+The process is inside already: root, mounts and namespaces are the container's. It still is root with all
+capabilities, and it is not dumpable, so nothing inside can trace it or reach its descriptors (CVE-2016-9962).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import select
+import signal
+from typing import NoReturn, cast
+
+from core.errors import CommandNotExecutable, CommandNotFound, StartFailed
+from core.kernel import caps, libc, process, resolve
+from core.kernel.bpf import install_filter
+from core.runtime.defaults import Json
+from core.runtime.task import Report
+from core.runtime.user import User, lookup
+
+_MISSING = (errno.ENOENT, errno.ENOTDIR)
+
+
+def guard(report: Report) -> None:
+    """First of all: die with the monitor. The question follows the request, so that no gap is left between them."""
+    process.set_death_signal(signal.SIGKILL)
+    poll = select.poll()
+    poll.register(report.fd, 0)
+    if poll.poll(0):  # POLLHUP: the monitor has gone already
+        os._exit(1)
+
+
+def keep_only(stdio: tuple[int, int, int] | None, keep: set[int]) -> None:
+    """Put ``stdio`` in place as 0, 1, 2 and close every other descriptor that is not in ``keep`` (CVE-2024-21626)."""
+    for number, fd in enumerate(stdio or ()):
+        os.dup2(fd, number, inheritable=True)
+    libc.close_all_but(keep | {0, 1, 2})
+
+
+def new_session_keyring(report: Report) -> None:
+    """The host's session keyring must not be inherited: its keys would be readable inside."""
+    report.at("making a session keyring")
+    try:
+        process.new_session_keyring()
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EDQUOT):
+            raise
+
+
+def who(own: Json, words: str) -> User:
+    """The identity of ``process.user``, or of the user's ``words`` by the container's own files."""
+    if words:
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return lookup(root, words)
+        finally:
+            os.close(root)
+    user = cast(Json, own["user"])
+    groups = tuple(cast("list[int]", user.get("additionalGids", [])))
+    if not words and not user["uid"]:
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        found = lookup(root, "")
+        os.close(root)
+        return User(0, cast(int, user["gid"]), groups or found.groups, found.home)
+    return User(cast(int, user["uid"]), cast(int, user["gid"]), groups, "/")
+
+
+def enter_folder(path: str, *, make: bool) -> None:
+    """Change to the working directory, which must lie inside the root.
+
+    It is opened without following magic links: ``/proc/self/fd/7`` could be a folder of the host (CVE-2024-21626).
+
+    :raises StartFailed: with the reason
+    """
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fd = resolve.open_in_root(root, path, os.O_PATH | os.O_DIRECTORY)
+        except FileNotFoundError:
+            if not make:
+                raise
+            fd = resolve.make_dirs(root, path)
+        os.fchdir(fd)
+        os.close(fd)
+        inside = os.getcwd().startswith("/")  # the kernel says "(unreachable)…" for a folder outside the root
+    except OSError as error:
+        reason = "it leads out of the container" if error.errno == errno.ELOOP else error.strerror
+        raise StartFailed(f"cannot change to working directory {path}", reason, step="working directory") from error
+    finally:
+        os.close(root)
+    if not inside:
+        raise StartFailed(f"cannot change to working directory {path}", "it is outside the root", step="working directory")
+
+
+def set_limits(own: Json) -> None:
+    """Apply ``process.rlimits`` and ``oomScoreAdj``.
+
+    :raises StartFailed: a hard limit above our own without CAP_SYS_RESOURCE
+    """
+    for limit in cast("list[Json]", own.get("rlimits", [])):
+        name = str(limit["type"])
+        number = cast(int, getattr(resource, name))
+        soft, hard = (_rlimit(limit[key]) for key in ("soft", "hard"))
+        try:
+            resource.setrlimit(number, (soft, hard))
+        except (ValueError, PermissionError) as error:
+            raise StartFailed(
+                f"cannot set {name} to {soft}:{hard}",
+                f"the host's hard limit is {resource.getrlimit(number)[1]}, and raising it needs CAP_SYS_RESOURCE",
+                "Ask for less",
+                step="limits",
+            ) from error
+    score = own.get("oomScoreAdj")
+    if score is not None:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(score))
+
+
+def _rlimit(value: object) -> int:
+    number = cast(int, value)
+    return resource.RLIM_INFINITY if number >= 1 << 63 else number
+
+
+def become(own: Json, user: User, seccomp: bytes, report: Report) -> NoReturn:
+    """Drop what the process may not have, then execute the command. Returns only by an exception.
+
+    :raises CommandNotFound: :raises CommandNotExecutable: :raises StartFailed:
+    """
+    report.at("dropping privileges")
+    sets = cast("dict[str, list[str]]", own.get("capabilities") or {})
+    bits = {name: caps.mask(sets.get(name, ())) for name in ("bounding", "effective", "permitted", "inheritable", "ambient")}
+    no_new_privs = bool(own.get("noNewPrivileges"))
+    if seccomp and not no_new_privs:
+        # Without no_new_privs a filter needs CAP_SYS_ADMIN: before that is dropped.
+        install_filter(seccomp)
+    caps.limit_bounding(bits["bounding"])  # needs CAP_SETPCAP: before it may be dropped
+    caps.keep_over_setuid(True)
+    # Groups first: after setuid we may not any more. Called even if empty, else the host's would stay
+    # (CVE-2022-36109).
+    os.setgroups(user.groups)
+    os.setresgid(user.gid, user.gid, user.gid)
+    os.setresuid(user.uid, user.uid, user.uid)
+    caps.set_process(bits["effective"], bits["permitted"], bits["inheritable"])
+    caps.set_ambient(bits["ambient"])
+    if no_new_privs:
+        process.set_no_new_privs()
+        if seccomp:
+            install_filter(seccomp)  # as late as can be: our own calls need not be allowed by it
+    process.set_death_signal(0)  # from here on the container outlives its monitor
+    execute(own, user, report)
+
+
+def execute(own: Json, user: User, report: Report) -> NoReturn:
+    """Replace this process by the command; it is looked for in the container's ``PATH``."""
+    report.at("executing the command")
+    args = cast("list[str]", own["args"])
+    env = dict(entry.partition("=")[::2] for entry in cast("list[str]", own.get("env", [])))
+    env.setdefault("HOME", user.home)
+    os.umask(0o022)
+    # Python ignores these two; an ignored signal would stay so in the command.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    # Whatever is open beside 0, 1, 2 must not reach the command: also descriptors that we do not know of.
+    libc.close_range(3, cloexec=True)
+    name = args[0]
+    if "/" in name:
+        try:
+            os.execve(name, args, env)
+        except OSError as error:
+            raise _refused(name, error) from error
+    denied: OSError | None = None
+    for folder in env.get("PATH", "").split(":"):
+        try:
+            os.execve(f"{folder or '.'}/{name}", args, env)
+        except OSError as error:
+            if error.errno not in _MISSING:
+                denied = denied or error
+    if denied:
+        raise _refused(name, denied) from denied
+    raise CommandNotFound(
+        f'exec: "{name}": executable file not found in $PATH',
+        f"none of {env.get('PATH', '')} has it",
+        "Check the command's name, or give its full path",
+        step="exec",
+    )
+
+
+def _refused(name: str, error: OSError) -> StartFailed:
+    what = f'exec: "{name}": {(error.strerror or "cannot be executed").lower()}'
+    if error.errno in _MISSING:
+        if os.path.exists(name):
+            return CommandNotFound(what, "the interpreter that it names is not in the image", "Add it", step="exec")
+        return CommandNotFound(what, "the image has no such file", "Check the command's path", step="exec")
+    if error.errno == errno.ENOEXEC:
+        why, fix = "it is for another architecture, or a script without #!", "Use an image for this machine"
+    elif os.path.isdir(name):
+        why, fix = "it is a directory", "Name a program"
+    else:
+        why, fix = "it may not be executed by this user", "chmod +x it in the image"
+    return CommandNotExecutable(what, why, fix, step="exec")

@@ -1,0 +1,79 @@
+"""A small event loop on epoll for launcher and monitor: asyncio would more than double the memory of each monitor."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import select
+import time
+from collections.abc import Callable
+
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
+
+
+class Timer:
+    """Something to do later; :meth:`cancel` forgets it."""
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self.action: Callable[[], None] | None = action
+
+    def cancel(self) -> None:
+        self.action = None
+
+
+class Loop:
+    """Calls handlers when descriptors are ready and timers (monotonic) when they are due."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        self._stopped = False
+
+    def watch(self, fd: int, handler: Callable[[int], None], events: int = READ) -> None:
+        """Call ``handler`` with the ready events of ``fd``. Hang-ups are always reported."""
+        self._epoll.register(fd, events)
+        self._handlers[fd] = handler
+
+    def change(self, fd: int, events: int) -> None:
+        self._epoll.modify(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget ``fd``; before it is closed, or its number would come to mean another file."""
+        if self._handlers.pop(fd, None):
+            self._epoll.unregister(fd)
+
+    def after(self, seconds: float, action: Callable[[], None]) -> Timer:
+        timer = Timer(action)
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), timer))
+        return timer
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def run(self) -> None:
+        """Until :meth:`stop`."""
+        while not self._stopped:
+            for fd, events in self._epoll.poll(self._patience()):
+                # An earlier handler of this round may have closed it.
+                handler = self._handlers.get(fd)
+                if handler:
+                    handler(events)
+            self._run_timers()
+
+    def close(self) -> None:
+        self._epoll.close()
+
+    def _patience(self) -> float:
+        while self._timers and self._timers[0][2].action is None:
+            heapq.heappop(self._timers)
+        return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else -1
+
+    def _run_timers(self) -> None:
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            action = heapq.heappop(self._timers)[2].action
+            if action:
+                action()

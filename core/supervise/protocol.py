@@ -1,0 +1,182 @@
+"""The whole vocabulary between engine, launcher and monitor.
+
+Every connection is a Unix stream socket that carries frames: one byte kind, four bytes length (network order), payload.
+
+====  ==================================================================================================
+kind  payload
+====  ==================================================================================================
+0     bytes for the container's standard input            (engine → monitor, attached)
+1, 2  bytes of its standard output, standard error        (monitor → engine, attached)
+3     one JSON object; descriptors ride on it (SCM_RIGHTS)
+====  ==================================================================================================
+
+First message to the **launcher** (``$RUN/launcher.sock``), which carries ``protocol`` and ``build``::
+
+    {"op": "launch", "launch": {…}, "fds": ["netns", "attach", "hold", …]}   → answered by the new monitor
+    {"op": "adopt", "id": …, "run_dir": …}                                  → {"ok": true}
+
+The **monitor's answer** to a launch is ``{"started": {…}}`` or ``{"error": {…}}``; the engine then sends ``{"ok":
+true}``. A connection that ends before that undoes the start: an engine that died or gave up leaves nothing half-made.
+
+First message to a **monitor** (``$RUN/c/ID/ctl.sock``)::
+
+    {"op": "attach", "stdin": bool}        then frames both ways; {"resize": [rows, columns]}, {"close_stdin": true}
+                                           from the engine, {"exit": code} or {"dropped": why} at the end
+    {"op": "exec", "process": {…}, "fds": ["stdin", "stdout", "stderr"]}     {"pid": …} (+ terminal), then {"exit": …}
+    {"op": "stopping"}                     no automatic restart from here on
+    {"op": "resize", "rows": …, "columns": …}
+    {"op": "keep"}                         → {"names": […]} + descriptors: a new launcher asks for what it guards
+
+Lengths are checked on both sides (CVE-2021-43784).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+
+from core.errors import Unavailable
+from core.model.container import Healthcheck, LogOptions, RestartPolicy
+
+PROTOCOL = 1
+HEADER = struct.Struct("!BI")
+STDIN, STDOUT, STDERR, JSON = 0, 1, 2, 3
+MAX_FRAME = 16 * 1024 * 1024  # bytes
+MAX_FDS = 128
+CHUNK = 65536
+
+Message = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """All that a monitor needs to run one container; the rest is in ``bundle``'s ``config.json``.
+
+    :param run_dir: ``Instance.container_run``; exists only while the monitor does
+    :param lower: layer folders, top first
+    :param cgroup: relative to each hierarchy's root
+    :param seccomp: path of the compiled filter (``core.runtime.spec.write_bundle``); "" for none
+    :param cleanup: argv of the one-shot clean-up for when no engine listens; the container's id is appended
+    :param attributes: what the ``die``, ``start`` and ``health_status`` events carry (image, name)
+    """
+
+    id: str
+    bundle: str
+    run_dir: str
+    lower: tuple[str, ...]
+    upper: str
+    work: str
+    cgroup: str
+    exit_path: str
+    events: str
+    engines: str
+    log_path: str
+    tty: bool = False
+    stdin_open: bool = False
+    log: LogOptions = LogOptions()
+    restart: RestartPolicy = RestartPolicy()
+    healthcheck: Healthcheck | None = None
+    seccomp: str = ""
+    cleanup: tuple[str, ...] = ()
+    attributes: dict[str, str] = field(default_factory=dict)
+
+    def to_plain(self) -> Message:
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, data: Message) -> Launch:
+        values = dict(data)
+        for name in ("lower", "cleanup"):
+            values[name] = tuple(values[name])  # type: ignore[arg-type]
+        values["log"] = LogOptions(**values["log"])  # type: ignore[arg-type]
+        values["restart"] = RestartPolicy(**values["restart"])  # type: ignore[arg-type]
+        health = values.get("healthcheck")
+        if isinstance(health, dict):
+            values["healthcheck"] = Healthcheck(**{**health, "test": tuple(health["test"])})
+        return cls(**values)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Started:
+    """A container that runs."""
+
+    pid: int
+    pid_start: int  # clock ticks since boot (core.kernel.process.start_time)
+    monitor_pid: int
+    started: float  # seconds since the epoch
+
+
+def frame(kind: int, payload: bytes) -> bytes:
+    return HEADER.pack(kind, len(payload)) + payload
+
+
+def json_frame(message: Message) -> bytes:
+    return frame(JSON, json.dumps(message).encode())
+
+
+class Decoder:
+    """Frames out of a byte stream, however it is cut."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Complete frames. :raises Unavailable: the other side does not speak this protocol"""
+        self._data += data
+        while len(self._data) >= HEADER.size:
+            kind, length = HEADER.unpack_from(self._data)
+            if kind > JSON or length > MAX_FRAME:
+                raise Unavailable("broken message", f"frame of kind {kind} with {length} bytes")
+            if len(self._data) < HEADER.size + length:
+                return
+            payload = bytes(self._data[HEADER.size : HEADER.size + length])
+            del self._data[: HEADER.size + length]
+            yield kind, payload
+
+
+def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
+    """Send one JSON frame on a blocking socket. :raises OSError:"""
+    data = json_frame(message)
+    sent = socket.send_fds(sock, [data], list(fds)) if fds else 0
+    if sent < len(data):
+        sock.sendall(data[sent:])
+
+
+def receive(sock: socket.socket) -> tuple[Message, list[int]]:
+    """The next JSON frame of a blocking socket, and the descriptors on it (close-on-exec).
+
+    :raises EOFError: the other side has closed
+    :raises Unavailable: it does not speak this protocol
+    :raises OSError:
+    """
+    fds: list[int] = []
+    try:
+        header = _exactly(sock, HEADER.size, fds)
+        kind, length = HEADER.unpack(header)
+        if kind != JSON or length > MAX_FRAME:
+            raise Unavailable("broken message", f"frame of kind {kind} with {length} bytes")
+        message = json.loads(_exactly(sock, length, fds))
+    except BaseException:
+        close_all(fds)
+        raise
+    return message, fds
+
+
+def _exactly(sock: socket.socket, count: int, fds: list[int]) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        part, more, _, _ = socket.recv_fds(sock, count - len(data), MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+        fds += more
+        if not part:
+            raise EOFError
+        data += part
+    return bytes(data)
+
+
+def close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)

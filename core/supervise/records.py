@@ -1,0 +1,117 @@
+"""``state.json`` and ``exit.json``: what a monitor writes down and every engine may read, without any lock."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from core.kernel import process
+from core.supervise.protocol import PROTOCOL
+
+STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """``$RUN/c/ID/state.json``: a container that has a monitor. Times are seconds since the epoch."""
+
+    monitor_pid: int
+    monitor_start: int  # clock ticks since boot, as ``pid_start``
+    pid: int  # 0 while it waits for its next automatic start
+    pid_start: int
+    status: str  # running, restarting
+    started: float
+    restarts: int = 0
+    health: str = ""  # "", starting, healthy, unhealthy
+    failing_streak: int = 0
+    health_output: str = ""  # of the last check, at most 4 KiB
+    tty: bool = False
+    boot_id: str = ""
+    protocol: int = PROTOCOL
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class ExitRecord:
+    """``containers/ID/exit.json``: how the last run ended. ``exit_code`` is None where nobody can know."""
+
+    exit_code: int | None
+    signal: int
+    oom_killed: bool
+    started: float
+    finished: float
+    error: str = ""
+    restarts: int = 0
+    version: int = 1
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def write_state(run_dir: str, state: RunState) -> None:
+    """Replace state.json: readers see the old or the new one, never a part."""
+    path = os.path.join(run_dir, STATE)
+    _write(path + ".new", asdict(state), durable=False)
+    os.rename(path + ".new", path)
+
+
+def write_exit(path: str, record: ExitRecord) -> None:
+    """Replace exit.json so that it survives a power cut: content, then name, then folder."""
+    _write(path + ".new", asdict(record), durable=True)
+    os.rename(path + ".new", path)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def _write(path: str, data: dict[str, object], *, durable: bool) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, json.dumps(data).encode())
+        if durable:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def load_state(run_dir: str | Path) -> RunState | None:
+    """The state, or None where there is no monitor, or it is of another boot."""
+    data = _read(os.path.join(run_dir, STATE))
+    if data is None:
+        return None
+    known = {name: data[name] for name in RunState.__dataclass_fields__ if name in data}
+    with contextlib.suppress(TypeError):
+        state = RunState(**known)  # type: ignore[arg-type]
+        return state if state.boot_id == boot_id() else None
+    return None
+
+
+def load_exit(path: str | Path) -> ExitRecord | None:
+    data = _read(path)
+    if data is None:
+        return None
+    with contextlib.suppress(TypeError):
+        return ExitRecord(**{n: data[n] for n in ExitRecord.__dataclass_fields__ if n in data})  # type: ignore[arg-type]
+    return None
+
+
+def _read(path: str | Path) -> dict[str, object] | None:
+    try:
+        with open(path, "rb") as file:
+            data = json.load(file)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def monitor_alive(state: RunState) -> bool:
+    return process.is_running(state.monitor_pid, state.monitor_start)
+
+
+def alive(state: RunState) -> bool:
+    """True while the container's first process runs (never mistaken for another with the same pid)."""
+    return state.pid > 0 and process.is_running(state.pid, state.pid_start)
