@@ -1,0 +1,293 @@
+"""The one registry of actions: palette, footer, help and keymap all come from it.
+
+An action belongs to the panels in ``contexts``: its key works while one of them has the focus. ``handler`` gets the
+workspace (the *desk*) and returns at once; what takes time becomes a job (:mod:`tui.jobs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from core.model import Container, State
+from tui.handlers import containers, images, view
+
+if TYPE_CHECKING:
+    from tui.screens.workspace import Workspace
+
+PANELS = ("containers", "images", "networks", "log", "resources")
+LISTS = frozenset({"containers", "images", "networks"})
+ONE = frozenset({"containers", "log", "resources"})  # where one container is in view
+ALL = frozenset(PANELS)
+LOG = frozenset({"log"})
+CONTAINERS = frozenset({"containers"})
+IMAGES = frozenset({"images"})
+
+Handler = Callable[["Workspace"], None]
+When = Callable[[Container], bool]
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing that a user can do. ``keys`` are Textual's key names, comma separated ("": palette only)."""
+
+    id: str  # also the id of its key binding
+    label: str
+    keys: str
+    contexts: frozenset[str]
+    handler: Handler
+    about: str = ""  # one sentence for help and palette
+    group: str = "Workstation"
+    danger: bool = False  # asks first and says what is lost
+    footer: int = 0  # place in the footer, 1 first; 0 not shown there
+    word: str = ""  # the footer's word; "" = the label in lower case
+    when: When | None = None  # footer only: whether it makes sense for the chosen container
+
+    @property
+    def footer_word(self) -> str:
+        return self.word or self.label.lower()
+
+
+def _live(container: Container) -> bool:
+    return container.state.live
+
+
+def _still(container: Container) -> bool:
+    return not container.state.live
+
+
+def _running(container: Container) -> bool:
+    return container.state is State.RUNNING
+
+
+def _container_actions() -> Iterable[Action]:
+    group = "Container"
+    yield Action("container.log", "Log", "l", CONTAINERS, containers.show_log, "Go to the log.", group, footer=2)
+    yield Action(
+        "container.shell",
+        "Shell",
+        "e",
+        ONE,
+        containers.shell,
+        "A shell inside, on the whole terminal; leave it to come back.",
+        group,
+        footer=3,
+        when=_running,
+    )
+    yield Action(
+        "container.start", "Start", "u", ONE, containers.start, "Start what is stopped.", group, footer=4, when=_still
+    )
+    yield Action(
+        "container.stop",
+        "Stop",
+        "s",
+        ONE,
+        containers.stop,
+        "The stop signal, then after its timeout SIGKILL.",
+        group,
+        footer=4,
+        when=_live,
+    )
+    yield Action(
+        "container.restart", "Restart", "r", ONE, containers.restart, "Stop and start.", group, footer=5, when=_live
+    )
+    yield Action(
+        "container.pause",
+        "Pause or go on",
+        "p",
+        ONE,
+        containers.pause,
+        "Freeze all its processes, or let them go on.",
+        group,
+        word="pause",
+        footer=9,
+        when=_live,
+    )
+    yield Action(
+        "container.kill",
+        "Kill",
+        "K",
+        ONE,
+        containers.kill,
+        "SIGKILL at once: what it has not saved is lost.",
+        group,
+        danger=True,
+        when=_live,
+    )
+    yield Action(
+        "container.remove",
+        "Remove",
+        "d",
+        ONE,
+        containers.remove,
+        "Delete the container with its files and its log.",
+        group,
+        danger=True,
+        footer=6,
+    )
+    yield Action(
+        "container.attach",
+        "Attach",
+        "a",
+        ONE,
+        containers.attach,
+        "Its own terminal, on the whole screen; ctrl+p ctrl+q lets go.",
+        group,
+        when=_running,
+    )
+    yield Action(
+        "container.command",
+        "Copy the docker command",
+        "y",
+        ONE,
+        containers.copy_command,
+        "Show and copy the docker command that makes this container.",
+        group,
+    )
+
+
+def _image_actions() -> Iterable[Action]:
+    group = "Image"
+    yield Action(
+        "image.pull",
+        "Pull an image",
+        "P",
+        ALL,
+        images.pull,
+        "Get an image from a registry, with progress per layer.",
+        group,
+        word="pull",
+        footer=8,
+    )
+    yield Action(
+        "image.load",
+        "Load an archive",
+        "L",
+        ALL,
+        images.load,
+        "Load a docker save or OCI archive from this machine.",
+        group,
+        word="load",
+    )
+    yield Action(
+        "image.run",
+        "Run a container",
+        "n",
+        LISTS,
+        images.run_form,
+        "A form for a new container; shows the equivalent command.",
+        group,
+        word="run",
+        footer=7,
+    )
+    yield Action(
+        "image.remove",
+        "Remove the image",
+        "d",
+        IMAGES,
+        images.remove,
+        "Untag it; with its last tag its layers go.",
+        group,
+        danger=True,
+        word="remove",
+        footer=6,
+    )
+    yield Action(
+        "app.demo",
+        "Demo",
+        "x",
+        ALL,
+        images.demo,
+        "Make a small image from this host and start containers that show everything.",
+        group,
+    )
+
+
+def _list_actions() -> Iterable[Action]:
+    group = "Lists"
+    yield Action(
+        "list.filter",
+        "Filter the list",
+        "/",
+        LISTS,
+        view.filter_list,
+        "text · !text leaves out · key=value a label · state=running.",
+        group,
+        word="filter",
+        footer=10,
+    )
+    yield Action("list.mark", "Mark", "space", CONTAINERS, view.mark, "Mark for an action on several.", group)
+    yield Action(
+        "list.mark_range",
+        "Mark up to here",
+        "ctrl+@",
+        CONTAINERS,
+        view.mark_range,
+        "Mark from the last mark to the cursor (ctrl+space).",
+        group,
+    )
+    yield Action("list.mark_all", "Mark all", "*", CONTAINERS, view.mark_all, "Mark all shown, or none.", group)
+    yield Action("list.sort", "Sort", "S", LISTS, view.sort, "The next order; once more to reverse.", group)
+    yield Action("list.inspect", "Inspect", "i", ALL, view.inspect, "All that is known, as docker inspect.", group)
+    yield Action("list.copy_id", "Copy the id", "c", LISTS, view.copy_id, "Copy the id of the row.", group)
+
+
+def _log_actions() -> Iterable[Action]:
+    group = "Log"
+    yield Action("log.search", "Search", "/", LOG, view.log_search, "n and N: next and previous.", group, footer=7)
+    yield Action(
+        "log.filter", "Filter", "f", LOG, view.log_filter, "Only lines with it (!text: without).", group, footer=8
+    )
+    yield Action("log.level", "Level", "v", LOG, view.log_level, "At least debug, info, warn, error.", group, footer=9)
+    yield Action(
+        "log.follow",
+        "Follow",
+        "F",
+        frozenset({"log", "containers"}),
+        view.log_follow,
+        "Stay at the newest line, or stand still.",
+        group,
+        footer=11,
+    )
+    yield Action("log.timestamps", "Times", "t", LOG, view.log_timestamps, "Show or hide the times.", group)
+    yield Action("log.wrap", "Wrap", "w", LOG, view.log_wrap, "Wrap long lines or cut them.", group)
+    yield Action("log.copy", "Copy", "c", LOG, view.log_copy, "Copy the selection or the lines in view.", group)
+
+
+def _app_actions() -> Iterable[Action]:
+    yield Action("app.help", "Help", "?", ALL, view.show_help, "All keys.", footer=90)
+    yield Action("app.palette", "Commands", ":", ALL, view.palette, "Everything by name.", footer=80, word="command")
+    yield Action("app.theme", "Theme", "T", ALL, view.choose_theme, "Choose the colours; remembered.")
+    yield Action("app.zoom", "Zoom", "z", ALL, view.zoom, "The focused panel alone, or all again.")
+    yield Action("app.back", "Back", "escape", ALL, view.back, "Out of the detail, filter or zoom.")
+    yield Action("panel.next", "Next panel", "tab", ALL, view.next_panel)
+    yield Action("panel.previous", "Previous panel", "shift+tab", ALL, view.previous_panel)
+    for number, name in enumerate(PANELS, 1):
+        yield Action(f"panel.{name}", f"Panel {name}", str(number), ALL, view.go_to_panel(name))
+    yield Action("app.quit", "Quit", "q", ALL, view.leave, "Leave; containers run on.", footer=95)
+
+
+ACTIONS: tuple[Action, ...] = (
+    *_container_actions(),
+    *_image_actions(),
+    *_list_actions(),
+    *_log_actions(),
+    *_app_actions(),
+)
+BY_ID: dict[str, Action] = {action.id: action for action in ACTIONS}
+
+
+def in_context(panel: str) -> list[Action]:
+    """The actions whose keys work in that panel."""
+    return [action for action in ACTIONS if panel in action.contexts]
+
+
+def footer(panel: str, container: Container | None) -> list[Action]:
+    """What the footer offers there, in its order; actions that make no sense for ``container`` are left out."""
+    shown = [
+        action
+        for action in in_context(panel)
+        if action.footer and (action.when is None or (container is not None and action.when(container)))
+    ]
+    return sorted(shown, key=lambda action: action.footer)

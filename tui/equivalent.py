@@ -1,0 +1,125 @@
+"""The docker command that does the same: shown with the run form and copied by its key. Pure; no Textual."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from core.model import ContainerSpec, Mount, PortMapping, Resources
+
+
+def _port(port: PortMapping) -> str:
+    host = f"{port.host_ip}:" if port.host_ip else ""
+    number = str(port.host_port) if port.host_port else ""
+    # Docker's grammar: an address needs its colon even where the host port is left open.
+    left = f"{host}{number}:" if host or number else ""
+    protocol = "" if port.protocol == "tcp" else f"/{port.protocol}"
+    return f"{left}{port.container_port}{protocol}"
+
+
+def _mount(mount: Mount) -> list[str]:
+    if mount.kind == "tmpfs":
+        return ["--tmpfs", mount.target + (":" + ",".join(mount.options) if mount.options else "")]
+    options = [*mount.options, *(["ro"] if mount.read_only else [])]
+    return ["-v", ":".join([mount.source, mount.target, *([",".join(options)] if options else [])])]
+
+
+def _memory(count: int) -> str:
+    for unit, size in (("g", 1024**3), ("m", 1024**2), ("k", 1024)):
+        if count % size == 0:
+            return f"{count // size}{unit}"
+    return str(count)
+
+
+def _resources(limits: Resources) -> Iterator[str]:
+    if limits.memory:
+        yield from ("--memory", _memory(limits.memory))
+    if limits.memory_swap:
+        yield from ("--memory-swap", "-1" if limits.memory_swap < 0 else _memory(limits.memory_swap))
+    if limits.nano_cpus:
+        yield from ("--cpus", f"{limits.nano_cpus / 1e9:g}")
+    if limits.cpu_shares:
+        yield from ("--cpu-shares", str(limits.cpu_shares))
+    if limits.cpuset_cpus:
+        yield from ("--cpuset-cpus", limits.cpuset_cpus)
+    if limits.pids_limit:
+        yield from ("--pids-limit", str(limits.pids_limit))
+
+
+def _restart(spec: ContainerSpec) -> Iterator[str]:
+    policy = spec.restart
+    if policy.name and policy.name != "no":
+        yield from ("--restart", policy.name + (f":{policy.max_retries}" if policy.max_retries else ""))
+
+
+def _health(spec: ContainerSpec) -> Iterator[str]:
+    check = spec.healthcheck
+    if check is None or not check.test:
+        return
+    if check.test[0] == "NONE":
+        yield "--no-healthcheck"
+        return
+    words = check.test[1:] if check.test[0] in ("CMD", "CMD-SHELL") else check.test
+    yield from ("--health-cmd", words[0] if check.test[0] == "CMD-SHELL" else shlex.join(words))
+    yield from ("--health-interval", f"{check.interval:g}s", "--health-timeout", f"{check.timeout:g}s")
+    yield from ("--health-retries", str(check.retries))
+
+
+def _flags(spec: ContainerSpec) -> Iterator[str]:
+    for flag, on in (
+        ("--rm", spec.auto_remove),
+        ("-t", spec.tty),
+        ("-i", spec.stdin_open),
+        ("--init", spec.init),
+        ("--privileged", spec.privileged),
+        ("--read-only", spec.read_only),
+        ("-P", spec.publish_all),
+    ):
+        if on:
+            yield flag
+    for flag, value in (
+        ("--hostname", spec.hostname),
+        ("--domainname", spec.domainname),
+        ("--user", spec.user),
+        ("--workdir", spec.working_dir),
+        ("--network", "" if spec.network == "bridge" else spec.network),
+        ("--stop-signal", spec.stop_signal),
+    ):
+        if value:
+            yield from (flag, value)
+
+
+def _lists(spec: ContainerSpec) -> Iterator[str]:
+    for flag, values in (
+        ("-e", spec.env),
+        ("--label", tuple(f"{key}={value}" for key, value in spec.labels.items())),
+        ("--cap-add", spec.cap_add),
+        ("--cap-drop", spec.cap_drop),
+        ("--security-opt", spec.security_opt),
+        ("--sysctl", tuple(f"{key}={value}" for key, value in spec.sysctls.items())),
+        ("--ulimit", spec.ulimits),
+        ("--dns", spec.dns),
+        ("--add-host", spec.extra_hosts),
+    ):
+        for value in values:
+            yield from (flag, value)
+
+
+def docker_run(spec: ContainerSpec, *, name: str = "") -> str:
+    """``docker run -d …`` for ``spec``, quoted for a shell."""
+    words = ["docker", "run", "-d"]
+    if name or spec.name:
+        words += ["--name", name or spec.name]
+    words += _flags(spec)
+    for port in spec.ports:
+        words += ["-p", _port(port)]
+    words += _lists(spec)
+    for mount in spec.mounts:
+        words += _mount(mount)
+    words += [*_resources(spec.resources), *_restart(spec), *_health(spec)]
+    rest = list(spec.command or ())
+    if spec.entrypoint:
+        # On the command line an entrypoint is one word; its further words go before the command's.
+        words += ["--entrypoint", spec.entrypoint[0]]
+        rest = [*spec.entrypoint[1:], *rest]
+    return shlex.join([*words, spec.image or "IMAGE", *rest])

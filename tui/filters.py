@@ -1,0 +1,39 @@
+"""The filter language of the lists: words that all must hold.
+
+``web`` (anywhere in the row) · ``!web`` (nowhere) · ``~wb`` (its letters in that order) · ``state=running`` (a field
+of the row, or a label) · ``!key=value``. Case does not matter. Pure; no Textual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def _fuzzy(needle: str, text: str) -> bool:
+    letters = iter(text)
+    return all(letter in letters for letter in needle)
+
+
+def _holds(term: str, fields: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    if term.startswith("~") and len(term) > 1:
+        return any(_fuzzy(term[1:], value.lower()) for value in fields.values())
+    key, equals, wanted = term.partition("=")
+    if equals and key:
+        if key in fields:
+            return wanted in fields[key].lower()
+        return any(key == name.lower() and wanted in value.lower() for name, value in labels.items())
+    return any(term in value.lower() for value in fields.values())
+
+
+def matches(text: str, fields: Mapping[str, str], labels: Mapping[str, str] | None = None) -> bool:
+    """True where every word of ``text`` holds for a row with these fields and labels."""
+    for term in text.lower().split():
+        inverse = term.startswith("!") and len(term) > 1
+        if _holds(term[1:] if inverse else term, fields, labels or {}) == inverse:
+            return False
+    return True
+
+
+def needle(text: str) -> str:
+    """The first plain word of a filter: what a list may highlight."""
+    return next((term for term in text.split() if term[0] not in "!~" and "=" not in term), "")

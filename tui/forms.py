@@ -1,0 +1,181 @@
+"""From what was typed into the run form to a ``ContainerSpec``. Pure; no Textual."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from core.errors import InvalidArgument
+from core.model import ContainerSpec, Mount, PortMapping, Resources, RestartPolicy
+from core.names import check_name
+from core.units import parse_size
+
+T = TypeVar("T")
+
+RESTARTS = ("no", "on-failure", "unless-stopped", "always")
+_ENV_NAME = re.compile(r"^[^\s=][^=]*$")
+_MOUNT_OPTIONS = frozenset("ro rw z Z nocopy rprivate private rshared shared rslave slave".split())
+
+
+@dataclass(frozen=True)
+class Result:
+    """The spec, or which fields are wrong and why. ``spec`` holds what is right so far, to show its command."""
+
+    spec: ContainerSpec
+    errors: dict[str, str]
+
+
+def _number(word: str, what: str, low: int) -> int:
+    if not word.isascii() or not word.isdigit() or not low <= int(word) <= 65535:
+        raise InvalidArgument(f"{what} {word!r} is not a port", f"a port is a number from {low} to 65535")
+    return int(word)
+
+
+def parse_port(word: str) -> PortMapping:
+    """Docker's ``[[ip:][host]:]container[/protocol]``.
+
+    :raises InvalidArgument: it is not one
+    """
+    rest, slash, protocol = word.partition("/")
+    protocol = protocol if slash else "tcp"
+    if protocol not in ("tcp", "udp"):
+        raise InvalidArgument(f"port {word!r} has no known protocol", "it is tcp or udp")
+    address, host = "", ""
+    if rest.startswith("["):
+        address, _, rest = rest[1:].partition("]:")
+        host, _, rest = rest.rpartition(":")
+    elif rest.count(":") == 2:
+        address, host, rest = rest.split(":")
+    elif ":" in rest:
+        host, _, rest = rest.rpartition(":")
+    if address:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError:
+            raise InvalidArgument(f"port {word!r} has no IP address first", f"{address!r} is none") from None
+    container = _number(rest, "container port", 1)
+    return PortMapping(container, _number(host, "host port", 0) if host else 0, protocol, address)
+
+
+def parse_mount(word: str) -> Mount:
+    """Docker's ``source:target[:options]``; a source with a slash in front is a folder of the host, else a volume.
+
+    :raises InvalidArgument: it is not one
+    """
+    parts = word.split(":")
+    if len(parts) not in (2, 3) or not parts[0] or not parts[1].startswith("/"):
+        raise InvalidArgument(f"mount {word!r} is not understood", "it is like /srv/data:/data or data:/data:ro")
+    options = tuple(parts[2].split(",")) if len(parts) == 3 else ()
+    unknown = [option for option in options if option not in _MOUNT_OPTIONS]
+    if unknown:
+        raise InvalidArgument(f"mount {word!r} has unknown options", ", ".join(unknown))
+    source = os.path.expanduser(parts[0])
+    kind = "bind" if source.startswith("/") else "volume"
+    if kind == "volume":
+        check_name(source)
+    kept = tuple(option for option in options if option not in ("ro", "rw"))
+    return Mount(kind, source, parts[1], "ro" in options, kept)
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise InvalidArgument("a quote is not closed", str(error)) from None
+
+
+def _env(line: str) -> tuple[str, ...]:
+    words = _words(line)
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if not equals or not _ENV_NAME.match(key):
+            raise InvalidArgument(f"environment {word!r} is not understood", "it is like KEY=value or KEY='two words'")
+    return tuple(words)
+
+
+def _cpus(word: str) -> int:
+    try:
+        cpus = float(word)
+    except ValueError:
+        cpus = -1.0
+    if not 0.01 <= cpus <= 4096:
+        raise InvalidArgument(f"cpus {word!r} is not a number of CPUs", "it is like 0.5 or 2")
+    return round(cpus * 1e9)
+
+
+def _memory(word: str) -> int:
+    count = parse_size(word)
+    if count < 6 * 1024 * 1024:
+        raise InvalidArgument(f"memory {word!r} is too little", "the least is 6m, as Docker's")
+    return count
+
+
+def _pids(word: str) -> int:
+    if not word.isdigit() or int(word) < 1:
+        raise InvalidArgument(f"processes {word!r} is not a number", "it is like 200")
+    return int(word)
+
+
+class _Reader:
+    """Parses each field by itself, and keeps what was wrong with it."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = values
+        self.errors: dict[str, str] = {}
+
+    def read(self, key: str, parse: Callable[[str], T], default: T) -> T:
+        """The parsed field; ``default`` where it is empty or wrong."""
+        line = self._values.get(key, "").strip()
+        if not line:
+            return default
+        try:
+            return parse(line)
+        except InvalidArgument as error:
+            self.errors[key] = f"{error.what}: {error.why}" if error.why else error.what
+            return default
+
+
+def build_spec(values: Mapping[str, str], flags: Mapping[str, bool]) -> Result:
+    """The spec of the typed ``values``: image, name, command, ports, env, mounts, memory, cpus, pids, network, user,
+    workdir, restart; and ``flags``: tty, remove, init, read_only."""
+    reader = _Reader(values)
+    nothing: tuple[str, ...] = ()
+    resources = Resources(
+        memory=reader.read("memory", _memory, 0),
+        nano_cpus=reader.read("cpus", _cpus, 0),
+        pids_limit=reader.read("pids", _pids, 0),
+    )
+    command = reader.read("command", lambda line: tuple(_words(line)), nothing)
+    restart = values.get("restart", "") or "no"
+    spec = ContainerSpec(
+        image=values.get("image", "").strip(),
+        name=reader.read("name", check_name, ""),
+        command=command or None,
+        ports=reader.read("ports", lambda line: tuple(parse_port(word) for word in _words(line)), ()),
+        env=reader.read("env", _env, nothing),
+        mounts=reader.read("mounts", lambda line: tuple(parse_mount(word) for word in _words(line)), ()),
+        network=values.get("network", "").strip() or "bridge",
+        user=values.get("user", "").strip(),
+        working_dir=values.get("workdir", "").strip(),
+        resources=resources,
+        restart=RestartPolicy(restart),
+        tty=flags.get("tty", False),
+        stdin_open=flags.get("tty", False),
+        auto_remove=flags.get("remove", False),
+        init=flags.get("init", False),
+        read_only=flags.get("read_only", False),
+    )
+    if not spec.image:
+        reader.errors["image"] = "which image? Its name, like nginx:1.27"
+    elif any(character.isspace() for character in spec.image):
+        reader.errors["image"] = "an image's name has no spaces; the command has its own field"
+    if spec.auto_remove and restart != "no":
+        reader.errors["restart"] = "a container that is removed when it ends cannot be started again"
+    if spec.ports and spec.network in ("none", "host"):
+        reader.errors["ports"] = f"network {spec.network} publishes no ports"
+    return Result(spec, reader.errors)

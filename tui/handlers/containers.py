@@ -1,0 +1,140 @@
+"""Actions on containers: the marked ones, else the one under the cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from core.model import Container, State
+from tui import text
+
+if TYPE_CHECKING:
+    from tui.screens.workspace import Workspace
+
+Call = Callable[[str], Awaitable[object]]
+
+
+def _names(chosen: list[Container]) -> str:
+    names = ", ".join(container.name for container in chosen[:4])
+    return names + (f" and {len(chosen) - 4} more" if len(chosen) > 4 else "")
+
+
+def _each(desk: Workspace, verb: str, call: Call, fits: Callable[[Container], bool], why_not: str) -> None:
+    """``call`` for each chosen container that fits; what does not is left out and said where nothing is left."""
+    targets = desk.targets()
+    if not targets:
+        text.notify(desk, "no container is chosen", severity="warning", timeout=3)
+        return
+    chosen = [container for container in targets if fits(container)]
+    if not chosen:
+        text.notify(desk, f"{_names(targets)}: {why_not}", severity="warning", timeout=3)
+        return
+    ids = [container.id for container in chosen]
+    desk.jobs.run(f"{verb} {_names(chosen)}", lambda job: desk.jobs.several(ids, call))
+
+
+def show_log(desk: Workspace) -> None:
+    desk.focus_panel("log")
+
+
+def start(desk: Workspace) -> None:
+    _each(desk, "start", desk.engine.start, lambda c: not c.state.live, "already running")
+
+
+def stop(desk: Workspace) -> None:
+    _each(desk, "stop", desk.engine.stop, _stoppable, "not running")
+
+
+def _stoppable(container: Container) -> bool:
+    return container.state.live or container.state is State.RESTARTING
+
+
+def restart(desk: Workspace) -> None:
+    _each(desk, "restart", desk.engine.restart, lambda c: True, "")
+
+
+def pause(desk: Workspace) -> None:
+    """Freeze the running ones; where none of the chosen runs, let the frozen ones go on."""
+    if any(container.state is State.RUNNING for container in desk.targets()):
+        _each(desk, "pause", desk.engine.pause, lambda c: c.state is State.RUNNING, "not running")
+    else:
+        _each(desk, "unpause", desk.engine.unpause, lambda c: c.state is State.PAUSED, "not running")
+
+
+def kill(desk: Workspace) -> None:
+    """SIGKILL, after a question."""
+    chosen = [container for container in desk.targets() if container.state.live]
+    if not chosen:
+        text.notify(desk, "nothing of it is running", severity="warning", timeout=3)
+        return
+    ids = [container.id for container in chosen]
+    desk.ask(
+        f"Kill {_names(chosen)}?",
+        ["Its processes end at once (SIGKILL); what is not on disk yet is lost.", "Stop asks them first."],
+        "Kill",
+        lambda: desk.jobs.run(f"kill {_names(chosen)}", lambda job: desk.jobs.several(ids, desk.engine.kill)),
+    )
+
+
+def remove(desk: Workspace) -> None:
+    """Delete, after a question that says what is lost."""
+    chosen = desk.targets()
+    if not chosen:
+        text.notify(desk, "no container is chosen", severity="warning", timeout=3)
+        return
+    live = [container for container in chosen if container.state.live]
+    lost = ["All files written inside and not in a volume, and the log, are gone for good."]
+    if live:
+        lost.append(f"Still running, will be killed first: {_names(live)}")
+    volumes = sorted({m.source for c in chosen for m in c.spec.mounts if m.kind == "volume" and m.source})
+    if volumes:
+        lost.append(f"Kept: the volumes {', '.join(volumes[:6])}")
+    ids = [container.id for container in chosen]
+
+    async def one(cid: str) -> None:
+        await desk.engine.remove(cid, force=bool(live))
+
+    def go() -> None:
+        desk.containers.table.clear_marks()
+        desk.jobs.run(f"remove {_names(chosen)}", lambda job: desk.jobs.several(ids, one))
+
+    desk.ask(f"Remove {_names(chosen)}?", lost, "Remove", go)
+
+
+def copy_command(desk: Workspace) -> None:
+    """The docker command that would make this container, copied and shown."""
+    from tui.equivalent import docker_run
+
+    container = desk.container()
+    if container is None:
+        text.notify(desk, "no container is chosen", severity="warning", timeout=3)
+        return
+    command = docker_run(container.spec, name=container.name)
+    desk.app.copy_to_clipboard(command)
+    text.notify(desk, command, title="Copied", timeout=8)
+
+
+def shell(desk: Workspace) -> None:
+    """A shell inside, on the whole terminal."""
+    container = _running(desk)
+    if container is not None:
+        from tui.handover import open_shell
+
+        name = container.name
+        desk.hand_over(f"shell in {name}", lambda: open_shell(desk.engine, container.id, name))
+
+
+def attach(desk: Workspace) -> None:
+    """The container's own terminal or streams, on the whole screen."""
+    container = _running(desk)
+    if container is not None:
+        desk.hand_over(f"attach to {container.name}", lambda: desk.engine.attach(container.id))
+
+
+def _running(desk: Workspace) -> Container | None:
+    container = desk.container()
+    if container is not None and container.state is State.RUNNING:
+        return container
+    what = f"{container.name} is {container.state.value}" if container else "no container is chosen"
+    text.notify(desk, what + (": start it first (u)" if container else ""), severity="warning", timeout=3)
+    return None

@@ -1,0 +1,157 @@
+"""Hand the whole terminal to a container's session, and take it back.
+
+The workstation is suspended meanwhile: the terminal is in raw mode, so ctrl+c, ctrl+z and the like reach the process
+inside. A session without a terminal of its own (attach to plain streams) is shown line by line; ctrl+c leaves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import termios
+import tty
+from collections.abc import Sequence
+
+from core.engine import Engine, Session
+from core.errors import CommandNotExecutable, CommandNotFound, NotFound, WharfError
+from core.model import ExecSpec
+
+DETACH = b"\x10\x11"  # ctrl+p ctrl+q, Docker's own
+CTRL_C = b"\x03"
+SHELLS = ("bash", "ash", "sh")
+
+
+async def open_shell(engine: Engine, cid: str, name: str, shells: Sequence[str] = SHELLS) -> Session:
+    """A shell with a terminal: the first of ``shells`` that the image has.
+
+    :raises NotFound: it has none
+    """
+    term = os.environ.get("TERM", "xterm")
+    for shell in shells:
+        spec = ExecSpec((shell,), tty=True, stdin=True, env=(f"TERM={term}",))
+        try:
+            return await engine.exec(cid, spec)
+        except (CommandNotFound, CommandNotExecutable):
+            continue
+    raise NotFound(
+        f"{name} has no shell",
+        f"none of {', '.join(shells)} is in its image",
+        "Such images hold the program only: look at the log (l) and the details (i)",
+    )
+
+
+class _Detach:
+    """Finds the detach keys in what is typed; gives on all that does not belong to them."""
+
+    def __init__(self, keys: bytes) -> None:
+        self._keys = keys
+        self._held = b""
+
+    def feed(self, typed: bytes) -> tuple[bytes, bool]:
+        """What to send on, and whether the keys were pressed."""
+        typed = self._held + typed
+        at = typed.find(self._keys)
+        if at >= 0:
+            return typed[:at], True
+        # The first keys of the sequence are held back until it is known whether the rest follows.
+        self._held = b""
+        for length in range(len(self._keys) - 1, 0, -1):
+            if typed.endswith(self._keys[:length]):
+                self._held = typed[-length:]
+                return typed[:-length], False
+        return typed, False
+
+
+class Bridge:
+    """Copies between this process's terminal and a session until either ends."""
+
+    def __init__(self, session: Session, *, detach: bytes = DETACH) -> None:
+        self._session = session
+        self._detach = _Detach(detach if session.tty else CTRL_C)
+        self._typed: asyncio.Queue[bytes] = asyncio.Queue()
+        self._sizes: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> WharfError | None:
+        """Copy until the end. Returns an error and does not raise it: the caller must take the terminal back first."""
+        loop = asyncio.get_running_loop()
+        saved = termios.tcgetattr(0)
+        tty.setraw(0)
+        loop.add_reader(0, self._readable)
+        loop.add_signal_handler(signal.SIGWINCH, self._resized)
+        try:
+            self._resized()
+            await self._copy()
+        except WharfError as error:
+            return error
+        except OSError as error:
+            return WharfError("the terminal went away", str(error))
+        finally:
+            # Textual puts its own handler for SIGWINCH back when it resumes.
+            loop.remove_signal_handler(signal.SIGWINCH)
+            loop.remove_reader(0)
+            termios.tcsetattr(0, termios.TCSADRAIN, saved)
+            with contextlib.suppress(WharfError, OSError):
+                await self._session.close()
+        return None
+
+    async def _copy(self) -> None:
+        output = asyncio.create_task(self._output(), name="handover output")
+        typed = asyncio.create_task(self._input(), name="handover input")
+        try:
+            done, _ = await asyncio.wait({output, typed}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (output, typed):
+                task.cancel()
+            await asyncio.gather(output, typed, return_exceptions=True)
+
+    def _readable(self) -> None:
+        typed = os.read(0, 65536)
+        if not typed:
+            asyncio.get_running_loop().remove_reader(0)
+        self._typed.put_nowait(typed)
+
+    async def _input(self) -> None:
+        while typed := await self._typed.get():
+            wanted, leave = self._detach.feed(typed)
+            if wanted:
+                await self._session.write(wanted if self._session.tty else wanted.replace(b"\r", b"\n"))
+            if leave:
+                return
+
+    async def _output(self) -> None:
+        while (chunk := await self._session.read()) is not None:
+            data = chunk[1]
+            if not self._session.tty:
+                data = data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")  # raw mode returns no carriage by itself
+            # Off the event loop: a slow link must not keep the keys (ctrl+c) from being read.
+            await asyncio.to_thread(_write_all, data)
+
+    def _resized(self) -> None:
+        if not self._session.tty:
+            return
+        size = os.get_terminal_size(0)
+        task = asyncio.create_task(self._session.resize(size.lines, size.columns))
+        self._sizes.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._sizes.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen: a session that has just ended cannot be resized, and need not be
+
+
+def _write_all(data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(1, left) :]
+
+
+def announce(title: str, way_back: str) -> None:
+    """One quiet line above the session: where the user is, and how to come back."""
+    sys.stdout.write(f"\x1b[2m── {title} · {way_back} ──\x1b[0m\r\n")
+    sys.stdout.flush()

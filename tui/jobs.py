@@ -1,0 +1,157 @@
+"""The one place where an action becomes an engine call: progress is a job, an error a notification (no traceback)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from core.errors import WharfError
+from core.model import PullProgress
+from tui import text
+from tui.messages import JobsChanged
+from tui.settings import state_dir
+
+if TYPE_CHECKING:
+    from textual.app import App
+
+T = TypeVar("T")
+Watcher = Callable[[PullProgress], None]
+
+
+@dataclass
+class Job:
+    """One thing under way. ``done`` of ``total`` are bytes; ``total`` 0: nobody knows how long."""
+
+    title: str
+    began: float = field(default_factory=time.monotonic)
+    done: int = 0
+    total: int = 0
+    state: str = "running"  # running, done, failed, cancelled
+    task: asyncio.Task[None] | None = None
+
+    def cancel(self) -> None:
+        """Stop it; the engine undoes what is half done."""
+        if self.task is not None:
+            self.task.cancel()
+
+
+class Jobs:
+    """All jobs of this workstation."""
+
+    def __init__(self, app: App[object]) -> None:
+        self._app = app
+        self._jobs: list[Job] = []
+
+    @property
+    def running(self) -> list[Job]:
+        """Those under way, oldest first."""
+        return [job for job in self._jobs if job.state == "running"]
+
+    def run(
+        self,
+        title: str,
+        work: Callable[[Job], Awaitable[T]],
+        *,
+        then: Callable[[T], None] | None = None,
+        failed: Callable[[WharfError], None] | None = None,
+        done: str = "",
+    ) -> Job:
+        """Start ``work``; its :class:`WharfError` becomes a notification.
+
+        :param then: called with the result
+        :param failed: called instead of the notification
+        :param done: notification where it went well
+        """
+        job = Job(title)
+        self._jobs = [*self.running, job]
+        job.task = asyncio.create_task(self._guard(job, work, then, failed, done), name=f"job {title}")
+        # A job that takes no time shows nothing: the status line is told after a moment.
+        self._app.set_timer(0.25, self.changed)
+        return job
+
+    def changed(self) -> None:
+        """Tell the status line (messages still queued are replaced)."""
+        if self._app.screen_stack:
+            self._app.screen_stack[0].post_message(JobsChanged())
+
+    async def _guard(
+        self,
+        job: Job,
+        work: Callable[[Job], Awaitable[T]],
+        then: Callable[[T], None] | None,
+        failed: Callable[[WharfError], None] | None,
+        done: str,
+    ) -> None:
+        try:
+            result = await work(job)
+            job.state = "done"
+            if done:
+                text.notify(self._app, done)
+            if then is not None:
+                then(result)
+        except asyncio.CancelledError:
+            job.state = "cancelled"
+        except WharfError as error:
+            job.state = "failed"
+            if failed is not None:
+                failed(error)
+            else:
+                text.notify_error(self._app, error, title=job.title)
+        except Exception as error:  # a bug must not end the workstation: it is told and kept in a file
+            job.state = "failed"
+            self._bug(job, error)
+        finally:
+            self._jobs = self.running
+            self.changed()
+
+    def _bug(self, job: Job, error: Exception) -> None:
+        path = state_dir() / "errors.log"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(time.strftime("%Y-%m-%dT%H:%M:%S ") + job.title + "\n" + traceback.format_exc() + "\n")
+            where = f"Details are in {path}"
+        except OSError:
+            where = ""
+        fault = WharfError("this is a bug in Wharfinger", f"{type(error).__name__}: {error}", where)
+        text.notify_error(self._app, fault, title=job.title)
+
+    async def several(self, names: list[str], call: Callable[[str], Awaitable[object]]) -> None:
+        """``call`` for each name, at most eight at once; every error is told, and none stops the others."""
+        gate = asyncio.Semaphore(8)
+
+        async def one(name: str) -> WharfError | None:
+            async with gate:
+                try:
+                    await call(name)
+                except WharfError as error:
+                    return error
+                return None
+
+        errors = [error for error in await asyncio.gather(*(one(name) for name in names)) if error is not None]
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            whys = "; ".join(f"{error.what}: {error.why}" if error.why else error.what for error in errors[:4])
+            raise WharfError(f"{len(errors)} of {len(names)} failed", whys, errors[0].fix)
+
+    async def progress(
+        self, job: Job, steps: AsyncIterator[PullProgress], watch: Watcher | None = None
+    ) -> PullProgress:
+        """Follow a pull or load to its end and return its last state; ``watch`` sees at most ten states a second."""
+        last, shown = PullProgress(""), 0.0
+        async for last in steps:
+            now = time.monotonic()
+            if now - shown < 0.1 and last.image is None:
+                continue
+            shown = now
+            job.done = sum(layer.done for layer in last.layers)
+            job.total = sum(layer.total for layer in last.layers)
+            if watch is not None:
+                watch(last)
+            self.changed()
+        return last

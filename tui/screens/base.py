@@ -1,0 +1,40 @@
+"""What the dialogs share: a box in the middle, Esc leaves."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Generic, TypeVar
+
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widget import Widget
+
+from tui import text
+
+T = TypeVar("T")
+
+
+class Dialog(ModalScreen[T], Generic[T]):
+    """A box over the workspace."""
+
+    CSS_PATH = "dialog.tcss"
+    BINDINGS: ClassVar = [("escape", "leave", "Back")]
+    TITLE_TEXT: ClassVar[str] = ""
+    KEYS_TEXT: ClassVar[str] = "Esc back"
+
+    def compose(self) -> ComposeResult:
+        box = Vertical(*self.parts(), id="box")
+        box.border_title = text.safe(self.heading())  # type: ignore[assignment]
+        box.border_subtitle = text.safe(self.KEYS_TEXT)  # type: ignore[assignment]
+        yield box
+
+    def heading(self) -> str:
+        """The words in the border."""
+        return self.TITLE_TEXT
+
+    def parts(self) -> list[Widget]:
+        """What is in the box."""
+        raise NotImplementedError
+
+    def action_leave(self) -> None:
+        self.dismiss(None)

@@ -1,0 +1,81 @@
+"""All keys: of the panel in focus first, from the registry and from the lists' and the log's own bindings."""
+
+from __future__ import annotations
+
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Static
+
+from tui import text
+from tui.actions import ACTIONS, Action
+from tui.keymap import Keymap, key_label, split_keys, widget_bindings
+from tui.screens.base import Dialog
+
+Line = tuple[str, str, str]  # keys, label, sentence
+
+
+def sections(keymap: Keymap, panel: str) -> list[tuple[str, list[Line]]]:
+    """Headings with their lines. Each action of the registry occurs once; those of ``panel`` come first."""
+    here: dict[str, list[Line]] = {}
+    elsewhere: dict[str, list[Line]] = {}
+    for action in ACTIONS:
+        into = here if panel in action.contexts else elsewhere
+        into.setdefault(action.group, []).append(_line(keymap, action))
+    moving = []
+    for binding, panels in widget_bindings():
+        if panel in panels and binding.description:
+            moving.append((_labels(keymap.keys.get(str(binding.id), binding.key)), binding.description, ""))
+    found = list(here.items())
+    if moving:
+        found.append(("Moving", _merged(moving)))
+    found += [(f"{group} (in other panels)", lines) for group, lines in elsewhere.items()]
+    return found
+
+
+def _merged(lines: list[Line]) -> list[Line]:
+    seen: dict[str, Line] = {}
+    for line in lines:
+        seen.setdefault(line[1], line)
+    return list(seen.values())
+
+
+def _labels(keys: str) -> str:
+    return " ".join(dict.fromkeys(key_label(key) for key in split_keys(keys)))
+
+
+def _line(keymap: Keymap, action: Action) -> Line:
+    return _labels(keymap.keys[action.id]), action.label, action.about
+
+
+def render(keymap: Keymap, panel: str) -> Content:
+    """The help as one content."""
+    parts: list[str | Content | tuple[str, str]] = []
+    for heading, lines in sections(keymap, panel):
+        parts.append((f"{heading}\n", "bold $accent"))
+        for keys, label, about in lines:
+            parts.append((f"  {text.fit(keys, 16)}", "bold"))
+            parts.append(text.fit(label, 24) if about else label)
+            parts.append((f"{about}\n", "$text-muted"))
+        parts.append("\n")
+    return text.join(*parts)
+
+
+class HelpScreen(Dialog[None]):
+    """Help; scrolls."""
+
+    BINDINGS = [("escape,q,question_mark", "leave", "Back")]
+    TITLE_TEXT = "Keys"
+    KEYS_TEXT = "↑ ↓ scroll · Esc back"
+
+    def __init__(self, keymap: Keymap, panel: str) -> None:
+        super().__init__()
+        self._keymap = keymap
+        self._panel = panel
+
+    def parts(self) -> list[Widget]:
+        return [VerticalScroll(Static(render(self._keymap, self._panel)), id="scroll")]
+
+    def on_mount(self) -> None:
+        self.query_one("#box").styles.width = 100
+        self.query_one("#scroll").focus()

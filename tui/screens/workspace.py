@@ -1,0 +1,327 @@
+"""The first screen: lists, the log and the meters of the chosen container, the host's line, the footer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import events, on
+from textual.app import ComposeResult, SuspendNotSupported
+from textual.containers import Horizontal, Vertical
+from textual.screen import Screen
+from textual.timer import Timer
+
+from core.engine import Engine, LogFile, Session
+from core.errors import Unsupported, WharfError
+from core.model import Container
+from tui import text
+from tui.actions import BY_ID, PANELS, footer
+from tui.handover import Bridge, announce
+from tui.jobs import Job, Jobs
+from tui.keymap import Keymap, bindings_for
+from tui.messages import ContainerChosen, JobsChanged, OpenRequested, PaneStatus, SnapshotReady
+from tui.panes.base import ListPane, Pane
+from tui.panes.containers import ContainersPane
+from tui.panes.host import HostLine, TabsLine
+from tui.panes.images import ImagesPane
+from tui.panes.log import LogPane
+from tui.panes.networks import NetworksPane
+from tui.panes.resources import ResourcesPane
+from tui.settings import remember_theme
+from tui.snapshot import Snapshot
+from tui.ticker import Ticker
+from tui.widgets.meter import bar
+from tui.widgets.statusbar import StatusBar
+
+if TYPE_CHECKING:
+    from tui.app import WharfApp
+
+SETTLE = 0.08  # seconds that the cursor rests before the log of its container is opened
+
+
+class Workspace(Screen[None]):
+    """Owns the panes, the ticker and the jobs; handlers get it as their *desk*."""
+
+    CSS_PATH = "workspace.tcss"
+    BINDINGS: ClassVar = [*bindings_for(None)]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
+
+    app: WharfApp
+    jobs: Jobs
+    ticker: Ticker
+
+    def __init__(self, engine: Engine, keymap: Keymap, hostname: str) -> None:
+        super().__init__()
+        self.engine = engine
+        self.keymap = keymap
+        self.snapshot = Snapshot()
+        self.chosen: str | None = None
+        self.active = "containers"
+        self.last_list = "containers"
+        self._hostname = hostname
+        self._log_of: str | None = None
+        self._log_timer: Timer | None = None
+        self.containers = ContainersPane(id="containers")
+        self.images = ImagesPane(id="images")
+        self.networks = NetworksPane(id="networks")
+        self.log_pane = LogPane(id="log")
+        self.resources = ResourcesPane(id="resources")
+        self.panes: dict[str, Pane] = {
+            pane.PANEL: pane for pane in (self.containers, self.images, self.networks, self.log_pane, self.resources)
+        }
+        self._host = HostLine(id="host")
+        self._tabs = TabsLine(id="tabs")
+        self._footer = StatusBar(id="footer")
+
+    def compose(self) -> ComposeResult:
+        yield self._host
+        yield self._tabs
+        with Horizontal(id="main"):
+            with Vertical(id="left", classes="column"):
+                yield self.containers
+                with Horizontal(id="lower", classes="column"):
+                    yield self.images
+                    yield self.networks
+            with Vertical(id="right", classes="column"):
+                yield self.log_pane
+                yield self.resources
+        yield self._footer
+
+    def on_mount(self) -> None:
+        self.jobs = Jobs(self.app)
+        self.ticker = Ticker(self.engine, self._publish, self._complain, self._wanted)
+        self.containers.welcome(self.keymap)
+        self.ticker.start()
+        self.focus_panel("containers")
+        for problem in self.app.problems:
+            text.notify(self, problem, severity="warning", timeout=12)
+
+    async def on_unmount(self) -> None:
+        await self.ticker.stop()
+        for job in self.jobs.running:
+            job.cancel()
+
+    # -- snapshots --------------------------------------------------------------------------------------------------
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        self.post_message(SnapshotReady(snapshot))
+
+    def _complain(self, error: WharfError) -> None:
+        text.notify_error(self, error)
+
+    def _wanted(self) -> Sequence[str]:
+        """Counters are read only for what is shown: the rows in view and the chosen one."""
+        live = {container.id for container in self.snapshot.containers if container.state.live}
+        wanted = self.containers.ids_in_view() | ({self.chosen} if self.chosen else set())
+        return sorted(live & wanted)
+
+    @on(SnapshotReady)
+    def _snapshot_ready(self, message: SnapshotReady) -> None:
+        self.snapshot = replace(message.snapshot, hostname=self._hostname)
+        self._host.receive(self.snapshot)
+        for pane in self.panes.values():
+            pane.receive(self.snapshot)
+        self._show_keys()
+
+    # -- panels -----------------------------------------------------------------------------------------------------
+
+    def is_list(self, panel: str) -> bool:
+        return isinstance(self.panes[panel], ListPane)
+
+    def list_pane(self, panel: str) -> ListPane:
+        """The pane of that name.
+
+        :raises TypeError: it is no list
+        """
+        pane = self.panes[panel]
+        if not isinstance(pane, ListPane):
+            raise TypeError(f"{panel} is not a list")
+        return pane
+
+    def focus_panel(self, panel: str) -> None:
+        """Bring a panel to the front (narrow) and give it the focus."""
+        self._activate(panel)
+        # After the refresh: only then is a panel displayed that was hidden, and what is hidden takes no focus.
+        self.call_after_refresh(self.panes[panel].target.focus)
+
+    def step_panel(self, step: int) -> None:
+        """The panel ``step`` places on, round and round."""
+        self.focus_panel(PANELS[(PANELS.index(self.active) + step) % len(PANELS)])
+
+    def set_zoom(self, on: bool) -> None:
+        self.set_class(on, "-zoomed")
+
+    def _activate(self, panel: str) -> None:
+        self.active = panel
+        if self.is_list(panel):
+            self.last_list = panel
+        front = self.panes[panel]
+        for node in self.query("Pane, .column"):
+            node.set_class(node is front or node in front.ancestors, "-active")
+        self._show_keys()
+        self._show_tabs()
+
+    @on(events.DescendantFocus)
+    def _focus_moved(self, event: events.DescendantFocus) -> None:
+        for node in event.widget.ancestors_with_self:
+            if isinstance(node, Pane):
+                if self.active != node.PANEL:
+                    self._activate(node.PANEL)
+                return
+
+    @on(TabsLine.Clicked)
+    def _tab_clicked(self, message: TabsLine.Clicked) -> None:
+        self.focus_panel(message.panel)
+
+    @on(PaneStatus)
+    def _show_tabs(self) -> None:
+        tabs = [(pane.PANEL, f"{pane.NUMBER} {pane.LABEL}") for pane in self.panes.values()]
+        self._tabs.show(tabs, self.active, self.panes[self.active].status())
+
+    def on_resize(self) -> None:
+        self._host.receive(self.snapshot)
+        self._show_tabs()
+
+    @on(OpenRequested)
+    def _open(self, message: OpenRequested) -> None:
+        if message.pane == "containers":
+            self.focus_panel("log")
+        else:
+            self.perform("list.inspect")
+
+    # -- the chosen container -----------------------------------------------------------------------------------------
+
+    @on(ContainerChosen)
+    def _container_chosen(self, message: ContainerChosen) -> None:
+        self.chosen = message.container_id
+        self.resources.choose(self.chosen)
+        self._show_keys()
+        if self._log_timer is not None:
+            self._log_timer.stop()
+        self._log_timer = self.set_timer(SETTLE, self._open_log)
+
+    def _open_log(self) -> None:
+        chosen = self.chosen
+        if chosen == self._log_of:
+            return
+        self._log_of = chosen
+        if chosen is None:
+            self.log_pane.show_log(None, None)
+            return
+
+        def opened(log: LogFile) -> None:
+            if self._log_of == chosen and self.is_attached:
+                self.log_pane.show_log(chosen, log)
+            else:
+                log.close()  # the cursor has moved on meanwhile
+
+        self.jobs.run("log", lambda job: self.engine.open_log(chosen), then=opened)
+
+    def container(self) -> Container | None:
+        """The container in view."""
+        return self.snapshot.container(self.chosen)
+
+    def targets(self) -> list[Container]:
+        """The marked containers, else the one in view."""
+        marks = self.containers.table.marks if self.active == "containers" else frozenset()
+        if marks:
+            return [container for container in self.snapshot.containers if container.id in marks]
+        container = self.container()
+        return [container] if container else []
+
+    def choose(self, cid: str) -> None:
+        """Put the cursor on that container (a new one appears with the next snapshot)."""
+        self.focus_panel("containers")
+        if not self.containers.table.move_to(cid):
+            self.containers.wait_for(cid)
+            self.ticker.refresh()
+
+    # -- actions ----------------------------------------------------------------------------------------------------
+
+    def perform(self, action_id: str) -> None:
+        """Do an action of the registry."""
+        BY_ID[action_id].handler(self)
+
+    def action_perform(self, action_id: str) -> None:
+        self.perform(action_id)
+
+    @on(StatusBar.Pressed)
+    def _key_pressed(self, message: StatusBar.Pressed) -> None:
+        shown = footer(self.active, self.container())
+        if 0 <= message.index < len(shown):
+            self.perform(shown[message.index].id)
+
+    def _show_keys(self) -> None:
+        keys = [(self.keymap.label(each.id), each.footer_word) for each in footer(self.active, self.container())]
+        self._footer.set_keys(keys)
+
+    @on(JobsChanged)
+    def _show_jobs(self) -> None:
+        running = self.jobs.running
+        if not running:
+            self._footer.set_right("")
+            return
+        job = running[0]
+        how_far = f"{bar(job.done / job.total, 6)} " if job.total else ""
+        more = f" +{len(running) - 1}" if len(running) > 1 else ""
+        self._footer.set_right(text.safe(f"{how_far}{text.fit(job.title, 30).rstrip()}{more} "))
+
+    def ask(self, question: str, lost: list[str], verb: str, yes: Callable[[], object]) -> None:
+        """Ask before something is lost; ``yes`` is called where the user agrees."""
+        from tui.screens.confirm import ConfirmScreen
+
+        def answered(agreed: bool | None) -> None:
+            if agreed:
+                yes()
+
+        self.app.push_screen(ConfirmScreen(question, lost, verb), answered)
+
+    def show_inspect(self, facts: dict[str, object]) -> None:
+        """What ``inspect`` answered."""
+        from tui.screens.inspect import InspectScreen
+
+        self.app.push_screen(InspectScreen(facts))
+
+    @property
+    def theme_names(self) -> list[str]:
+        return self.app.theme_names
+
+    def set_theme(self, name: str) -> None:
+        """Another theme, remembered."""
+        self.app.theme = name
+        try:
+            remember_theme(name)
+        except OSError as error:
+            text.notify(self, f"the theme is not remembered: {error}", severity="warning")
+
+    # -- the terminal's hand-over -----------------------------------------------------------------------------------
+
+    def hand_over(self, title: str, open_session: Callable[[], Awaitable[Session]]) -> None:
+        """Open a session and give it the whole terminal until it ends."""
+
+        async def work(job: Job) -> None:
+            session = await open_session()
+            way_back = "exit or ctrl+d leaves" if session.tty and "shell" in title else "ctrl+p ctrl+q leaves"
+            await self._bridge(session, title, way_back if session.tty else "ctrl+c leaves; it runs on")
+
+        self.jobs.run(title, work)
+
+    async def _bridge(self, session: Session, title: str, way_back: str) -> None:
+        self.ticker.pause()
+        error: WharfError | None = None
+        try:
+            # Batched: what the workstation would paint meanwhile must not reach the terminal that it has given away.
+            with self.app.batch_update(), self.app.suspend():
+                announce(title, way_back)
+                error = await Bridge(session).run()
+        except SuspendNotSupported:
+            await session.close()
+            raise Unsupported(
+                "this terminal cannot be handed over", "the workstation does not run in a terminal of its own"
+            ) from None
+        finally:
+            self.ticker.resume()
+            self.app.refresh(layout=True)
+        if error is not None:
+            raise error

@@ -1,0 +1,134 @@
+"""The one tick: every second the counters of what is shown; the lists only when the engine says that they changed.
+
+Nothing else in the workstation polls. A tick that takes longer than a second is not followed by another at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from core.engine import Engine
+from core.errors import NotFound, WharfError
+from tui.snapshot import Rates, Snapshot
+
+TICK = 1.0  # seconds
+SETTLE = 0.04  # seconds in which further changes join one refresh
+
+
+class Ticker:
+    """Reads the engine and hands out snapshots.
+
+    :param publish: gets each new snapshot
+    :param complain: gets an error (once until the engine answers again)
+    :param wanted: the ids of the live containers whose counters are shown; ``None``: all
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        publish: Callable[[Snapshot], None],
+        complain: Callable[[WharfError], None],
+        wanted: Callable[[], Sequence[str] | None],
+    ) -> None:
+        self._engine = engine
+        self._publish = publish
+        self._complain = complain
+        self._wanted = wanted
+        self._rates = Rates()
+        self._dirty = asyncio.Event()
+        self._awake = asyncio.Event()
+        self._awake.set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._told = False
+        self.snapshot = Snapshot()
+
+    def start(self) -> None:
+        """Begin to listen and to tick."""
+        self._dirty.set()
+        for work in (self._listen(), self._lists(), self._meters()):
+            self._tasks.append(asyncio.create_task(work, name="ticker"))
+
+    async def stop(self) -> None:
+        """End all reading."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    def pause(self) -> None:
+        """While somebody else has the terminal: read nothing."""
+        self._awake.clear()
+
+    def resume(self) -> None:
+        """Go on, at once with fresh lists."""
+        self._awake.set()
+        self._dirty.set()
+
+    def refresh(self) -> None:
+        """The lists are out of date."""
+        self._dirty.set()
+
+    async def _listen(self) -> None:
+        # From a moment ago on: a change between the first list and the first wait would otherwise be missed.
+        since = time.time() - 1.0
+        while True:
+            try:
+                async for event in self._engine.events(since=since):
+                    since = max(since, event.time)
+                    self._dirty.set()
+            except WharfError as error:
+                self._failed(error)
+            await asyncio.sleep(5.0)  # the change log went away (a new data root): look again, without haste
+
+    async def _lists(self) -> None:
+        while True:
+            await self._dirty.wait()
+            await self._awake.wait()
+            self._dirty.clear()
+            try:
+                containers = await self._engine.containers()
+                images = await self._engine.images()
+                networks = await self._engine.networks()
+            except WharfError as error:
+                self._failed(error)
+                await asyncio.sleep(TICK)
+                self._dirty.set()
+                continue
+            self._told = False
+            live = {c.id for c in containers if c.state.live}
+            self._rates.keep(live)
+            usage = {cid: used for cid, used in self.snapshot.usage.items() if cid in live}
+            self._put(
+                listed=True, containers=tuple(containers), images=tuple(images), networks=tuple(networks), usage=usage
+            )
+            await asyncio.sleep(SETTLE)
+
+    async def _meters(self) -> None:
+        while True:
+            await self._awake.wait()
+            began = time.monotonic()
+            try:
+                host = self._rates.host(await self._engine.host_sample())
+                wanted = self._wanted()
+                samples = await self._engine.stats(wanted) if wanted is None or wanted else []
+                used = self._rates.add(samples)
+                live = {c.id for c in self.snapshot.containers if c.state.live}
+                usage = {cid: each for cid, each in (self.snapshot.usage | used).items() if cid in live}
+                self._put(host=host, usage=usage)
+            except NotFound:
+                self._dirty.set()  # one of them went between the list and the reading
+            except WharfError as error:
+                self._failed(error)
+            await asyncio.sleep(max(TICK / 2, TICK - (time.monotonic() - began)))
+
+    def _put(self, **changes: object) -> None:
+        self.snapshot = replace(self.snapshot, now=time.time(), **changes)  # type: ignore[arg-type]
+        self._publish(self.snapshot)
+
+    def _failed(self, error: WharfError) -> None:
+        if not self._told:
+            self._told = True
+            self._complain(error)
