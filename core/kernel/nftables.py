@@ -157,8 +157,9 @@ def new_set(table: str, spec: SetSpec, number: int) -> Message:
     if ranged:  # the kernel looks each field up by itself and needs their sizes
         body += nest(9, nest(2, *(nest(1, be32(1, _EXACT[f])) for f in spec.key)))
     body += be32(10, number)
-    if spec.interval:
-        body += attr(13, b"\0\4\2\0\0\0")  # for `nft list`: the key is in network byte order
+    if len(spec.key) == 1:
+        # For `nft list`: is the key in the host's byte order (names) or the network's?
+        body += attr(13, b"\0\4" + struct.pack("=I", 1 if spec.key[0] == TYPE_IFNAME else 2))
     return Message(NEWSET, F_CREATE, body)
 
 
@@ -272,5 +273,3 @@ def _pair(found: list[tuple[Element, bool]]) -> set[Element]:
     starts = sorted(e.key for e, closing in found if not closing)
     ends = sorted(e.key for e, closing in found if closing)
     return {Element(s, b"", next((e for e in ends if e > s), b"")) for s in starts}
-
-

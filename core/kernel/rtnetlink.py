@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 from typing import NamedTuple
 
 from core.kernel.netlink import F_CREATE, F_EXCL, Message, Netlink, attr, attr_map, attrs, nest, string, text, u32
@@ -13,6 +14,7 @@ IFF_UP = 0x1
 _NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
 _NEWADDR, _NEWROUTE, _GETROUTE, _GETSTATS = 20, 24, 26, 94
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
+_IFLA_STATS64 = 23
 _IFLA_AF_SPEC, _IFLA_NET_NS_FD = 26, 28
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
 _VETH_PEER = 1
@@ -23,14 +25,15 @@ _TABLE_LOCAL = 255
 
 
 class Link(NamedTuple):
-    """An interface; ``kind`` is the driver's name (veth, bridge, …), empty for hardware."""
+    """An interface. ``kind``: the driver's name (veth, bridge, …), empty for hardware. ``received``: packets."""
 
-    index: int
+    number: int
     name: str
     up: bool
     mtu: int
     master: int
     kind: str
+    received: int
 
 
 class Route(NamedTuple):
@@ -124,13 +127,11 @@ def parse_link(body: bytes) -> Link:
         index,
         string(found.get(_IFLA_IFNAME, b"")),
         bool(flags & IFF_UP),
-        int.from_bytes(found.get(_IFLA_MTU, b""), "little" if _LITTLE else "big"),
-        int.from_bytes(found.get(_IFLA_MASTER, b""), "little" if _LITTLE else "big"),
+        int.from_bytes(found.get(_IFLA_MTU, b""), sys.byteorder),
+        int.from_bytes(found.get(_IFLA_MASTER, b""), sys.byteorder),
         string(info.get(_INFO_KIND, b"")),
+        struct.unpack_from("=Q", found.get(_IFLA_STATS64, bytes(8)))[0],
     )
-
-
-_LITTLE = struct.pack("=H", 1) == b"\1\0"
 
 
 def links(socket_: Netlink) -> list[Link]:

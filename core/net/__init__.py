@@ -12,5 +12,10 @@
     foreign.py    other people's FORWARD chain, where its policy is DROP
     ports.py      published ports: reservation, conflicts and who holds them
     flows.py      tracked connections of what is gone
+    watch.py      hearing of other people's changes to the firewall
     names.py      hosts, resolv.conf and hostname for the container
 """
+
+from core.net.net import Attachment, Net, Published
+
+__all__ = ["Attachment", "Net", "Published"]

@@ -9,8 +9,8 @@
                                   from a bridge: all but internal networks
     postrouting  nat 100          from a container's subnet out: masquerade; hairpin; from 127/8: masquerade
 
-Publishing is one element. The table is made, and made again after ``nft flush ruleset``, in one transaction, always under
-run.db's write lock: so several processes never see or leave half of it.
+Publishing is one element. The table is made, and made again after ``nft flush ruleset``, in one transaction, always
+under run.db's write lock: so several processes never see or leave half of it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ INTERNAL = nft.SetSpec("internal", (_IFNAME,))
 PAIRS = nft.SetSpec("same_bridge", (_IFNAME, _IFNAME))
 LOCAL = nft.SetSpec("local", (_ADDRESS, _IFNAME), interval=True)
 MASQUERADE = nft.SetSpec("masquerade", (_ADDRESS,), interval=True)
-SETS = (ANY, BOUND, BRIDGES, INTERNAL, PAIRS, LOCAL, MASQUERADE)
+ON_LOOPBACK = nft.SetSpec("on_loopback", (_ADDRESS, _PROTOCOL, _SERVICE))
+SETS = (ANY, BOUND, ON_LOOPBACK, BRIDGES, INTERNAL, PAIRS, LOCAL, MASQUERADE)
 
 _ESTABLISHED = nft.ct_bits(0, 0x2 | 0x4)  # established, related
 _DNATTED = nft.ct_bits(2, 0x20)
@@ -77,9 +78,12 @@ def _element(port: Port) -> nft.Element:
 
 
 def _by_set(ports: Iterable[Port]) -> dict[nft.SetSpec, set[nft.Element]]:
-    found: dict[nft.SetSpec, set[nft.Element]] = {ANY: set(), BOUND: set()}
+    found: dict[nft.SetSpec, set[nft.Element]] = {ANY: set(), BOUND: set(), ON_LOOPBACK: set()}
     for port in ports:
-        found[BOUND if port.host_ip else ANY].add(_element(port))
+        element = _element(port)
+        found[BOUND if port.host_ip else ANY].add(element)
+        if port.host_ip.startswith("127."):
+            found[ON_LOOPBACK].add(nft.Element(element.key))
     return found
 
 
@@ -118,7 +122,7 @@ def _raw_rules() -> list[bytes]:
         _from(BRIDGES) + _IPV4 + nft.network_header(_SOURCE, 1) + _LOOPBACK + _DROP,
         # A port published on 127.0.0.1 is for this host only, also where somebody set route_localnet on an uplink.
         nft.meta(nft.META_IIFNAME) + nft.compare(_name("lo"), equal=False)
-        + _IPV4 + nft.network_header(_DESTINATION, 1) + _LOOPBACK + bound + nft.lookup(BOUND.name, into=1) + _DROP,
+        + _IPV4 + bound + nft.lookup(ON_LOOPBACK.name) + _DROP,
     ]  # fmt: skip
 
 

@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from socket import socket
-from typing import TypeVar
 
-from core.errors import Conflict, NoPrivilege, Unavailable, WharfError
+from core.errors import Conflict, InUse, NoPrivilege, Unavailable, WharfError
 from core.kernel import rtnetlink as rt
 from core.kernel.netlink import NETLINK_NETFILTER, NETLINK_ROUTE, Netlink
 from core.model import EndpointInfo, Network, PortMapping
 from core.net import firewall, flows, foreign, ipam, links, pools, ports
 from core.store.db import Store
 from core.store.paths import Instance
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -125,12 +121,14 @@ class Host:
         link = links.find(self.rtnl, network.bridge)
         ready = link is not None and link.up and link.kind == "bridge"
         if link is not None and ready and firewall.present(self.netfilter, self.inst.nft_table):
-            return network, link.index
+            # Docker may have come up since with a policy of DROP, and nobody was watching.
+            foreign.adjust(self.netfilter, self.inst.nft_table, [n.bridge for n in self.bridged()])
+            return network, link.number
         if not ready:
-            network = self._settle_subnet(network, link.index if link else -1)
+            network = self._settle_subnet(network, link.number if link else -1)
         # The firewall before the bridge: its raw chain must be there when route_localnet is set on the bridge.
         self.restore()
-        links.write_sysctl("ipv4/ip_forward", "1")
+        links.enable_forwarding()
         return network, links.ensure_bridge(self.rtnl, network)
 
     def _settle_subnet(self, network: Network, bridge: int) -> Network:
@@ -181,12 +179,7 @@ class Host:
             with self.store.run.write() as con:
                 info = ipam.allocate(con, network, cid, name, ip)
             try:
-                namespace = links.new_namespace()
-                try:
-                    links.plug(self.rtnl, namespace, info, bridge=bridge, mtu=network.mtu)
-                except BaseException:
-                    os.close(namespace)
-                    raise
+                namespace = links.new_endpoint(self.rtnl, info, bridge=bridge, mtu=network.mtu)
             except BaseException:
                 with self.store.run.write() as con:
                     ipam.release(con, cid)
@@ -208,9 +201,7 @@ class Host:
                 with self.store.run.write() as con:
                     for mapping in wanted:
                         held.append(ports.acquire(con, cid, ip, mapping, self._name_of))
-                    new = [
-                        firewall.Port(m.protocol, m.host_ip, m.host_port, ip, m.container_port) for m, _ in held
-                    ]
+                    new = [firewall.Port(m.protocol, m.host_ip, m.host_port, ip, m.container_port) for m, _ in held]
                     firewall.publish(self.netfilter, self.inst.nft_table, new)
                     flows.forget_stale(self.netfilter, new)
         except BaseException:
@@ -225,27 +216,36 @@ class Host:
 
     def detach(self, cid: str) -> None:
         """Give back all that the container has: ports, links, tracked connections, addresses. Idempotent."""
+        if not self._holds(cid):
+            return
         with step("release the network", cid), self.store.run.write() as con:
             ends = con.execute("SELECT ip, interface FROM endpoint WHERE container = ?", (cid,)).fetchall()
             published = ports.parse(con.execute("SELECT * FROM port WHERE container = ?", (cid,)).fetchall())
             firewall.unpublish(self.netfilter, self.inst.nft_table, published)
-            links.unplug(self.rtnl, [end["interface"] for end in ends])
+            names = [end["interface"] for end in ends]
+            links.unplug(self.rtnl, names)
             # After the wire is cut, before the address is free: nothing can begin a new connection in between.
-            flows.forget_addresses(self.netfilter, [end["ip"] for end in ends])
+            if not links.silent(self.rtnl, names):
+                flows.forget_addresses(self.netfilter, [end["ip"] for end in ends])
             con.execute("DELETE FROM port WHERE container = ?", (cid,))
             ipam.release(con, cid)
+
+    def _holds(self, cid: str) -> bool:
+        tables = ("endpoint", "lease", "port")
+        union = " UNION ALL ".join(f"SELECT 1 FROM {table} WHERE container = ?" for table in tables)
+        return bool(self.store.run.read(union, (cid,) * len(tables)))
 
     def remove_network(self, ref: str) -> None:
         """Delete a network that no container uses: accepts, table entries, bridge, row.
 
         :raises NotFound: no such network
-        :raises Conflict: containers are attached
+        :raises InUse: containers are attached
         """
         network = pools.get(self.store.disk, ref)
         with step("remove the network", network.id):
             users = self.store.run.read("SELECT container FROM endpoint WHERE network = ?", (network.id,))
             if users:
-                raise Conflict(
+                raise InUse(
                     f"network {network.name} is in use",
                     "attached: " + ", ".join(sorted(self._name_of(u["container"]) for u in users)),
                     "Stop those containers first",
@@ -268,7 +268,7 @@ class Host:
     # ─ reading ─
 
     def counters(self, names: Iterable[str]) -> dict[str, tuple[int, int]]:
-        """(received, sent) bytes by interface name, as the *container* sees them; interfaces that are gone are left out.
+        """(received, sent) bytes by interface name, as the *container* sees them; those that are gone are left out.
 
         The host's end counts the other way round: what it received, the container sent.
         """
@@ -276,7 +276,7 @@ class Host:
         found = rt.counters(self.rtnl)
         if any(name not in self._indices for name in wanted):
             # Names are never used twice (links.new_name), so an index once learnt stays true.
-            self._indices = {link.name: link.index for link in rt.links(self.rtnl)}
+            self._indices = {link.name: link.number for link in rt.links(self.rtnl)}
         known = ((name, found.get(self._indices.get(name, -1))) for name in wanted)
         return {name: (pair[1], pair[0]) for name, pair in known if pair is not None}
 
@@ -287,5 +287,3 @@ class Host:
         for row in rows:
             found.setdefault(row["network"], []).append(row["container"])
         return found
-
-

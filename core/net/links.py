@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import secrets
 from pathlib import Path
 
@@ -19,17 +20,24 @@ _LOOPBACK = 1  # every namespace's lo has this index
 
 
 def write_sysctl(path: str, value: str) -> None:
-    """Set ``/proc/sys/net/PATH`` of the calling thread's namespace, if it differs; no such key is no error (a kernel
-    without IPv6).
+    """Set ``/proc/sys/net/PATH`` of the calling thread's namespace; no such key is no error (a kernel without IPv6).
 
-    :raises OSError: EROFS in a container without its own /proc
+    :raises OSError: EROFS where /proc/sys is read-only
     """
-    file = Path("/proc/sys/net") / path
     try:
-        if file.read_text().strip() != value:
-            file.write_text(value)
+        file = os.open(f"/proc/sys/net/{path}", os.O_WRONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        pass
+        return
+    try:
+        os.write(file, value.encode())
+    finally:
+        os.close(file)
+
+
+def enable_forwarding() -> None:
+    """Let the host route between its interfaces, if it does not; the kernel resets other settings with each write."""
+    if Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() == "0":
+        write_sysctl("ipv4/ip_forward", "1")
 
 
 def mac_bytes(mac: str) -> bytes:
@@ -51,7 +59,7 @@ def find(nl: Netlink, name: str) -> rt.Link | None:
 def default_mtu(nl: Netlink, routes: list[rt.Route]) -> int:
     """MTU of the interface that the default route uses; 1500 where there is none."""
     ways = sorted((r.metric, r.interface) for r in routes if r.destination == (0, 0) and r.table == 254)
-    by_index = {link.index: link.mtu for link in rt.links(nl)} if ways else {}
+    by_index = {link.number: link.mtu for link in rt.links(nl)} if ways else {}
     return next((by_index[index] for _, index in ways if index in by_index), 1500)
 
 
@@ -68,7 +76,7 @@ def ensure_bridge(nl: Netlink, network: Network) -> int:
             f"Remove it with: ip link del {network.bridge}",
         )
     if there is not None and there.up:
-        return there.index
+        return there.number
     prefix = ipaddress.IPv4Network(network.subnet).prefixlen
     gateway = ipaddress.IPv4Address(network.gateway).packed
     nl.talk([rt.new_bridge(network.bridge, mac_bytes(mac_of(network.gateway)))])[0].check(errno.EEXIST)
@@ -77,7 +85,7 @@ def ensure_bridge(nl: Netlink, network: Network) -> int:
     link = find(nl, network.bridge)
     if link is None:
         raise Unavailable(f"network {network.name} was removed meanwhile", f"{network.bridge} is gone", "Try again")
-    nl.talk([rt.new_address(link.index, gateway, prefix)])[0].check(errno.EEXIST)
+    nl.talk([rt.new_address(link.number, gateway, prefix)])[0].check(errno.EEXIST)
     # Before it is up: no router advertisement of a container is believed (CVE-2020-13401), and no IPv6 address of the
     # host can be reached from a network that has no IPv6.
     write_sysctl(f"ipv6/conf/{network.bridge}/accept_ra", "0")
@@ -85,8 +93,8 @@ def ensure_bridge(nl: Netlink, network: Network) -> int:
     # So that 127.0.0.1:PORT of the host reaches a container. The drop in firewall.py's raw chain, which is there
     # before the bridge is, keeps containers away from the host's loopback.
     write_sysctl(f"ipv4/conf/{network.bridge}/route_localnet", "1")
-    nl.talk([rt.set_up(link.index)])[0].check()
-    return link.index
+    nl.talk([rt.set_up(link.number)])[0].check()
+    return link.number
 
 
 def new_namespace() -> int:
@@ -100,13 +108,20 @@ def new_namespace() -> int:
         return fd
 
 
+def new_endpoint(nl: Netlink, info: EndpointInfo, *, bridge: int, mtu: int) -> int:
+    """A new namespace, connected: see :func:`plug`. The caller owns the descriptor."""
+    with netns.fresh() as fd:
+        _pair(nl, fd, info, bridge, mtu)  # the thread is inside, but ``nl`` belongs to the host's namespace
+        _configure(info)
+        return fd
+
+
 def plug(nl: Netlink, namespace: int, info: EndpointInfo, *, bridge: int, mtu: int) -> None:
     """Connect a namespace to the bridge: veth pair, address, default route, all up.
 
     :raises OSError: the kernel refused; the half-made pair is gone
     """
-    pair = rt.new_veth(info.interface, CONTAINER_END, namespace, mtu=mtu, mac=mac_bytes(info.mac), bridge=bridge)
-    check_all(nl.talk([pair, rt.port_up(info.interface)]))
+    _pair(nl, namespace, info, bridge, mtu)
     try:
         with netns.inside(namespace):
             _configure(info)
@@ -115,16 +130,21 @@ def plug(nl: Netlink, namespace: int, info: EndpointInfo, *, bridge: int, mtu: i
         raise
 
 
+def _pair(nl: Netlink, namespace: int, info: EndpointInfo, bridge: int, mtu: int) -> None:
+    pair = rt.new_veth(info.interface, CONTAINER_END, namespace, mtu=mtu, mac=mac_bytes(info.mac), bridge=bridge)
+    check_all(nl.talk([pair, rt.port_up(info.interface)]))
+
+
 def _configure(info: EndpointInfo) -> None:
     """The container's end, from inside."""
-    # While it is down, so that it never has an IPv6 address. This interface alone: lo keeps ::1 for those who expect it.
+    # While it is down, so that it never has an IPv6 address. Not on lo: programs may expect ::1.
     write_sysctl(f"ipv6/conf/{CONTAINER_END}/accept_ra", "0")
     write_sysctl(f"ipv6/conf/{CONTAINER_END}/disable_ipv6", "1")
     inner = Netlink(NETLINK_ROUTE)
     try:
         replies = inner.talk([rt.set_up(_LOOPBACK), rt.get_link(CONTAINER_END)])
         check_all(replies)
-        index = rt.parse_link(replies[1].bodies[0]).index
+        index = rt.parse_link(replies[1].bodies[0]).number
         address, gateway = (ipaddress.IPv4Address(a).packed for a in (info.ip, info.gateway))
         steps = [
             rt.new_address(index, address, info.prefix_len),
@@ -141,7 +161,14 @@ def unplug(nl: Netlink, names: list[str], *, delete: bool = False) -> None:
     (tens of milliseconds of the kernel's grace periods each). One that is gone is no error."""
     if delete:
         found = [link for link in (find(nl, name) for name in names) if link is not None]
-        check_all(nl.talk([rt.del_link(link.index) for link in found]) if found else [], errno.ENODEV)
+        check_all(nl.talk([rt.del_link(link.number) for link in found]) if found else [], errno.ENODEV)
     elif names:
         # EINVAL: ENODEV in the words of kernels that look for an interface to change by its name.
         check_all(nl.talk([rt.isolate(name) for name in names]), errno.ENODEV, errno.EINVAL)
+
+
+def silent(nl: Netlink, names: list[str]) -> bool:
+    """True where no container behind these host ends ever sent a frame, not even an answer to ARP: then it can have no
+    connections, and looking for them (4 ms for a walk through the kernel's table) is not needed."""
+    found = [link for link in (find(nl, name) for name in names) if link is not None]
+    return len(found) == len(names) and all(link.received == 0 for link in found)

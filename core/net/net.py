@@ -1,7 +1,7 @@
 """``Net``: the networks of one instance, for the verbs. Every kernel conversation happens in one worker thread.
 
-One thread, because a netlink request blocks until the kernel is done with it and the kernel does one at a time; and because
-setns(2) moves a single thread, so that the event loop never finds itself inside a container.
+One thread, because a netlink request blocks until the kernel is done with it and the kernel does one at a time; and
+because setns(2) moves a single thread, so that the event loop never finds itself inside a container.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
+from core.errors import WharfError
 from core.model import Network, PortMapping
 from core.net import links, pools, recovery
 from core.net.host import Attachment, Host, Published, step
@@ -35,6 +36,7 @@ class Net:
     def __init__(self, inst: Instance, store: Store) -> None:
         self._host = Host(inst, store)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="net")
+        self._watcher: asyncio.Task[None] | None = None
 
     async def _do(self, work: Callable[[], T], lost: Callable[[T], None] | None = None) -> T:
         """Run ``work`` in the worker. Where the caller is cancelled meanwhile, ``lost`` gets what nobody took."""
@@ -47,7 +49,10 @@ class Net:
             raise
 
     async def close(self) -> None:
-        """Finish what is under way; nothing in the kernel is undone."""
+        """Finish what is under way, stop watching; nothing in the kernel is undone."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
         await self._do(self._host.close)
         self._thread.shutdown(wait=True)
 
@@ -64,14 +69,15 @@ class Net:
 
         return await self._do(work)
 
-    async def attach(self, network: str, cid: str, *, ip: str | None = None) -> Attachment:
+    async def attach(self, network: Network | str, cid: str, *, ip: str | None = None) -> Attachment:
         """A new namespace for the container, on the network: address, default route, lo, everything up.
 
         :raises NotFound: no such network
         :raises Conflict: no free address, or ``ip`` is taken
         :raises InvalidArgument: ``ip`` is outside the network
         """
-        return await self._do(lambda: self._host.attach(network, cid, ip), lambda lost: os.close(lost.netns_fd))
+        ref = network if isinstance(network, str) else network.id
+        return await self._do(lambda: self._host.attach(ref, cid, ip), lambda lost: os.close(lost.netns_fd))
 
     async def new_netns(self) -> int:
         """A namespace with nothing but lo, for the network ``none``; the caller owns the descriptor."""
@@ -141,17 +147,18 @@ class Net:
         digest = hashlib.sha256(f"{self._host.inst.root}\0{name}".encode()).hexdigest()
         return Network(id=digest, name=name, driver="host" if name == "host" else "null", created=created)
 
-    async def recover(self, live: Mapping[str, int]) -> list[str]:
+    async def recover(self, live: Collection[str], pids: Mapping[str, int] | None = None) -> list[str]:
         """Make kernel and database equal: release what belongs to containers that are not in ``live``, and make again
         what live ones lack. Says what it did, one line each.
 
-        :param live: container id → pid of one of its processes (0 where unknown: then a lost veth pair stays lost)
+        :param live: ids of containers that run, or are being started by somebody
+        :param pids: a process of each running container, by id; without one a lost veth pair stays lost
         """
-        known = dict(live)
+        known, processes = frozenset(live), dict(pids or {})
 
         def work() -> list[str]:
             with step("recover the networks"):
-                return recovery.recover(self._host, known)
+                return recovery.recover(self._host, known, processes)
 
         return await self._do(work)
 
@@ -164,12 +171,18 @@ class Net:
 
         return await self._do(work)
 
-    async def watch(self) -> None:
-        """Until cancelled: put the firewall right whenever somebody else changes it (``nft flush ruleset``, a firewalld
-        reload, Docker starting)."""
+    def watch(self) -> None:
+        """From now until :meth:`close`, put the firewall right whenever somebody else changes it (``nft flush ruleset``, a
+        firewalld reload, Docker starting). For engines that stay open."""
+        if self._watcher is None:
+            self._watcher = asyncio.get_running_loop().create_task(self._watch(), name="net.watch")
+
+    async def _watch(self) -> None:
         with contextlib.closing(Watch(self._host.inst.nft_table)) as watch:
             async for _ in watch.changes():
-                await self.restore()
+                # A failure (no memory, no privilege left) is met again, and then told, by the next verb.
+                with contextlib.suppress(WharfError):
+                    await self.restore()
 
 
 __all__ = ["Attachment", "Net", "Published"]

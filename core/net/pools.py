@@ -55,7 +55,9 @@ def get(disk: Database, ref: str) -> Network:
     """
     found = find(disk, ref)
     if found is None:
-        raise NotFound(f"no such network: {ref}", "neither a name nor an id matches", "List them with: wharf network ls")
+        raise NotFound(
+            f"no such network: {ref}", "neither a name nor an id matches", "List them with: wharf network ls"
+        )
     return found
 
 

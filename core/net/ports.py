@@ -1,7 +1,7 @@
 """Published ports: checked against the database, reserved by a socket, recorded; and who holds one that is taken.
 
-The socket is bound but never read: the kernel translates packets before they would reach it. It makes a conflict with any
-other program visible on both sides (``ss`` shows the monitor as the holder), and its filter drops whatever arrives
+The socket is bound but never read: the kernel translates packets before they would reach it. It makes a conflict with
+any other program visible on both sides (``ss`` shows the monitor as the holder), and its filter drops whatever arrives
 while the table is away, so that a client tries again instead of being refused.
 """
 
@@ -23,7 +23,7 @@ from core.model import PortMapping
 from core.net.firewall import PROTOCOLS, Port
 
 _ATTACH_FILTER = 26  # SO_ATTACH_FILTER
-_ANY = "0.0.0.0"  # noqa: S104 - published ports are for every address unless the user says otherwise
+_ANY = "0.0.0.0"
 _ATTEMPTS = 64
 
 
@@ -126,7 +126,7 @@ def holder(mapping: PortMapping) -> str:
 
 def _bound(table: str, mapping: PortMapping) -> set[str]:
     """Inodes of the sockets of /proc/net/TABLE that are in the way (proc_pid_net(5))."""
-    found = set()
+    found: set[str] = set()
     try:
         lines = Path(f"/proc/thread-self/net/{table}").read_text().splitlines()[1:]
     except FileNotFoundError:
@@ -208,6 +208,4 @@ def acquire(
 
 def parse(rows: Iterable[sqlite3.Row]) -> list[Port]:
     """Rows of the table ``port``."""
-    return [
-        Port(r["protocol"], r["host_ip"], r["host_port"], r["container_ip"], r["container_port"]) for r in rows
-    ]
+    return [Port(r["protocol"], r["host_ip"], r["host_port"], r["container_ip"], r["container_port"]) for r in rows]

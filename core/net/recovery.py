@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from core.errors import WharfError
 from core.kernel import netns
 from core.kernel import rtnetlink as rt
 from core.model import EndpointInfo
-from core.net import links, pools
+from core.net import firewall, links, pools
 from core.net.host import Host
 
 
-def recover(host: Host, live: Mapping[str, int]) -> list[str]:
+def recover(host: Host, live: Collection[str], pids: Mapping[str, int]) -> list[str]:
     """See :meth:`core.net.net.Net.recover`. Goes on after a failure; the last line then tells of it."""
     done: list[str] = []
     _release_dead(host, live, done)
@@ -25,19 +25,17 @@ def recover(host: Host, live: Mapping[str, int]) -> list[str]:
         except WharfError as error:
             done.append(f"failed: {error}")
             continue
-        _replug(host, network.id, live, done)
+        _replug(host, network.id, pids, done)
     if (used or _table_exists(host)) and host.restore():
         done.append("restored the firewall")
     return done
 
 
 def _table_exists(host: Host) -> bool:
-    from core.net import firewall
-
     return firewall.present(host.netfilter, host.inst.nft_table)
 
 
-def _release_dead(host: Host, live: Mapping[str, int], done: list[str]) -> None:
+def _release_dead(host: Host, live: Collection[str], done: list[str]) -> None:
     rows = host.store.run.read(
         "SELECT container FROM endpoint UNION SELECT container FROM lease UNION SELECT container FROM port"
     )
@@ -49,8 +47,8 @@ def _release_dead(host: Host, live: Mapping[str, int], done: list[str]) -> None:
 
 
 def _delete_orphans(host: Host, done: list[str]) -> None:
-    """Links that bear our names and that no row knows: a process died between the two, or a dead container's namespace is
-    held by somebody."""
+    """Links that bear our names and that no row knows: a process died between the two, or somebody holds a dead
+    container's namespace."""
     # Links first, rows second: whoever attaches meanwhile writes its row before it makes the link.
     found = rt.links(host.rtnl)
     ends = {row["interface"] for row in host.store.run.read("SELECT interface FROM endpoint")}
@@ -67,7 +65,7 @@ def _is_ours(host: Host, link: rt.Link) -> bool:
     return link.kind == "veth" and link.name.startswith(host.inst.link_prefix)
 
 
-def _replug(host: Host, network_id: str, live: Mapping[str, int], done: list[str]) -> None:
+def _replug(host: Host, network_id: str, pids: Mapping[str, int], done: list[str]) -> None:
     """Live containers whose wire was pulled: back on the bridge, or a new pair."""
     network = pools.get(host.store.disk, network_id)
     bridge = links.find(host.rtnl, network.bridge)
@@ -75,15 +73,13 @@ def _replug(host: Host, network_id: str, live: Mapping[str, int], done: list[str
         return
     rows = host.store.run.read("SELECT * FROM endpoint WHERE network = ?", (network_id,))
     for row in rows:
-        info = EndpointInfo(
-            network.name, row["ip"], row["prefix_len"], row["gateway"], row["mac"], row["interface"]
-        )
+        info = EndpointInfo(network.name, row["ip"], row["prefix_len"], row["gateway"], row["mac"], row["interface"])
         link = links.find(host.rtnl, info.interface)
         if link is None:
-            if _new_pair(host, info, live.get(row["container"], 0), bridge.index, network.mtu):
+            if _new_pair(host, info, pids.get(row["container"], 0), bridge.number, network.mtu):
                 done.append(f"connected container {row['container'][:12]} again")
-        elif link.master != bridge.index or not link.up:
-            host.rtnl.talk([rt.set_master(link.name, bridge.index)])[0].check()
+        elif link.master != bridge.number or not link.up:
+            host.rtnl.talk([rt.set_master(link.name, bridge.number)])[0].check()
             host.rtnl.talk([rt.port_up(link.name)])[0].check()
             done.append(f"put {link.name} back on {network.bridge}")
 
