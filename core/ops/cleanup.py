@@ -26,8 +26,8 @@ def main() -> None:
     asyncio.run(_settle(*sys.argv[1:4]))
 
 
-def argv(root: Path, run: Path, cid: str) -> list[str]:
-    """The command line that runs :func:`main` for one container."""
+def argv(root: Path, run: Path) -> list[str]:
+    """The command line that runs :func:`main`; the container's id is to be appended."""
     home = str(Path(__file__).resolve().parents[2])
     code = f"import sys; sys.path.insert(0, {home!r}); from core.ops.cleanup import main; main()"
-    return [sys.executable, "-I", "-S", "-c", code, str(root), str(run), cid]
+    return [sys.executable, "-I", "-S", "-c", code, str(root), str(run)]

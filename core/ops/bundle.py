@@ -1,0 +1,102 @@
+"""The OCI bundle of one start: ``config.json``, and the three files about names that every container gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from core.model import ContainerSpec, EndpointInfo, Healthcheck
+from core.net import names
+from core.ops import cleanup
+from core.ops.context import Context
+from core.ops.records import Record
+from core.runtime import spec as oci
+from core.supervise.protocol import Launch
+
+_NS = 1e-9  # the image's durations are nanoseconds (image-spec, config.md)
+
+
+def write(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...]) -> Launch:
+    """Write everything that the container's side needs to read, and say it to the monitor.
+
+    :raises InvalidArgument: a value that no container can have
+    """
+    inst, cid, spec = ctx.inst, record.id, record.spec
+    folder = inst.container_dir(cid)
+    config = oci.build_config(
+        spec,
+        record.config.image,
+        cid=cid,
+        argv=record.config.argv,
+        hostname=record.config.hostname,
+        rootfs="rootfs",
+        cgroup_path=f"/{ctx.cgroup(cid)}",
+        etc_files=_etc_files(folder, record, endpoints),
+        netns="host" if spec.network == "host" else "new",
+        volumes={m.source: str(inst.root / "volumes" / m.source / "_data") for m in spec.mounts if m.kind == "volume"},
+    )
+    filter_path = oci.write_bundle(folder, config)
+    # The record of the run before would be taken for this one's.
+    (folder / "exit.json").unlink(missing_ok=True)
+    return Launch(
+        id=cid,
+        bundle=str(folder),
+        run_dir=str(inst.container_run(cid)),
+        lower=record.config.layers,
+        upper=str(folder / "upper"),
+        work=str(folder / "work"),
+        cgroup=ctx.cgroup(cid),
+        exit_path=str(folder / "exit.json"),
+        events=str(inst.events),
+        engines=str(inst.engines),
+        log_path=str(inst.log_path(cid)),
+        tty=spec.tty,
+        stdin_open=spec.stdin_open,
+        log=spec.log,
+        restart=spec.restart,
+        healthcheck=healthcheck(spec, record.config.image.healthcheck),
+        seccomp=filter_path,
+        cleanup=tuple(cleanup.argv(inst.root, inst.run)),
+        attributes={"name": record.name, "image": spec.image},
+    )
+
+
+def healthcheck(spec: ContainerSpec, image: dict[str, object] | None) -> Healthcheck | None:
+    """The user's check, else the image's; None where either says ``NONE``."""
+    found = spec.healthcheck
+    if found is None and image:
+        test = image.get("Test")
+        found = Healthcheck(
+            test=tuple(str(part) for part in test) if isinstance(test, list) else (),
+            interval=_seconds(image.get("Interval"), 30.0),
+            timeout=_seconds(image.get("Timeout"), 30.0),
+            start_period=_seconds(image.get("StartPeriod"), 0.0),
+            retries=int(str(image.get("Retries") or 3)),
+        )
+    return found if found and found.test and found.test[0] != "NONE" else None
+
+
+def _seconds(value: object, default: float) -> float:
+    return float(value) * _NS if isinstance(value, (int, float)) and value else default
+
+
+def _etc_files(folder: Path, record: Record, endpoints: tuple[EndpointInfo, ...]) -> dict[str, str]:
+    """Write hosts, resolv.conf and hostname; container path → host path."""
+    spec, end = record.spec, endpoints[0] if endpoints else EndpointInfo("")
+    texts = {
+        "hosts": names.hosts_file(
+            end.ip,
+            record.config.hostname,
+            domainname=spec.domainname,
+            extra_hosts=spec.extra_hosts,
+            gateway=end.gateway,
+        ),
+        "resolv.conf": names.resolv_conf(
+            names.host_resolv_conf(), spec.dns, host_network=spec.network == "host"
+        ),
+        "hostname": names.hostname_file(record.config.hostname),
+    }
+    for name, text in texts.items():
+        # Rewritten in place: a restarted container's bind mount keeps showing the file.
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o644)
+    return {f"/etc/{name}": str(folder / name) for name in texts}
