@@ -33,6 +33,7 @@ __all__ = [
     "Layout",
     "Sampler",
     "born_in",
+    "children",
     "create",
     "detect",
     "enter",
@@ -49,6 +50,16 @@ __all__ = [
 ]
 
 
+# Part of the OCI's resources -> its controller's name in v1 and in v2.
+_CONTROLLER = {
+    "memory": ("memory", "memory"),
+    "cpu": ("cpu", "cpu"),
+    "pids": ("pids", "pids"),
+    "blockIO": ("blkio", "io"),
+    "hugepageLimits": ("hugetlb", "hugetlb"),
+}
+
+
 def create(path: str, resources: Mapping[str, Any]) -> None:
     """Make a fresh group with the limits given; on any error nothing stays behind.
 
@@ -63,10 +74,7 @@ def create(path: str, resources: Mapping[str, Any]) -> None:
     layout = detect()
     try:
         _make(layout, path)
-        if layout.version == "v2":
-            v2.limit(layout.unified, path, resources)
-        else:
-            v1.limit(layout, path, resources, fresh=True)
+        _limit(layout, path, resources, fresh=True)
     except (OSError, WharfError) as exc:
         if isinstance(exc, Conflict) and exc.step == "make":
             raise
@@ -116,16 +124,32 @@ def update(path: str, resources: Mapping[str, Any]) -> None:
     :raises WharfError: as :func:`create`, except that what was changed before the error stays changed
     """
     check_path(path)
-    layout = detect()
+    _limit(detect(), path, resources, fresh=False)
+
+
+def _limit(layout: Layout, path: str, resources: Mapping[str, Any], *, fresh: bool) -> None:
     if layout.version == "v2":
         v2.limit(layout.unified, path, resources)
-    else:
-        v1.limit(layout, path, resources, fresh=False)
+        return
+    # On a hybrid host a controller is on one side only: whatever v1 does not have may be in the v2 tree.
+    beside = {key for key, name in _CONTROLLER.items() if key in resources and not layout.mount_of(name[0])}
+    if layout.unified and beside:
+        beside = {key for key in beside if _CONTROLLER[key][1] in v2.offered(layout.unified)}
+        v2.limit(layout.unified, path, {key: resources[key] for key in beside})
+        resources = {key: value for key, value in resources.items() if key not in beside}
+    v1.limit(layout, path, resources, fresh=fresh)
 
 
 def exists(path: str) -> bool:
     """Is the group there, in any hierarchy?"""
     return any(os.path.isdir(f"{mount}/{path}") for mount in detect().mounts)
+
+
+def children(path: str) -> list[str]:
+    """Names of the groups right below, in any hierarchy; sorted."""
+    check_path(path)
+    folders = (f"{mount}/{path}" for mount in detect().mounts)
+    return sorted({os.path.basename(sub) for folder in folders for sub in files.subfolders(folder)})
 
 
 def enter(path: str, pid: int) -> None:

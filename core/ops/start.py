@@ -91,8 +91,7 @@ async def wire(ctx: Context, record: Record, held: ExitStack) -> Wiring:
         return Wiring(fd)
     if mode == "container":
         return Wiring(held.enter_context(await _joined(ctx, other)))
-    network = await ctx.net.ensure(mode)
-    attachment = await ctx.net.attach(network, record.id)
+    attachment = await ctx.net.attach(mode, record.id)
     held.callback(os.close, attachment.netns_fd)
     if not record.spec.ports:
         return Wiring(attachment.netns_fd, (attachment.endpoint,))
