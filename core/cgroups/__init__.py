@@ -148,8 +148,11 @@ def exists(path: str) -> bool:
 def children(path: str) -> list[str]:
     """Names of the groups right below, in any hierarchy; sorted."""
     check_path(path)
-    folders = (f"{mount}/{path}" for mount in detect().mounts)
-    return sorted({os.path.basename(sub) for folder in folders for sub in files.subfolders(folder)})
+    found: set[str] = set()
+    for mount in detect().mounts:
+        with contextlib.suppress(FileNotFoundError), os.scandir(f"{mount}/{path}") as entries:
+            found.update(e.name for e in entries if e.is_dir(follow_symlinks=False))
+    return sorted(found)
 
 
 def enter(path: str, pid: int) -> None:

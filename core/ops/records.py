@@ -164,9 +164,9 @@ def observe(ctx: Context, record: Record) -> tuple[Saved, client.RunState | None
 
 
 def _running(saved: Saved, run: client.RunState) -> Saved:
-    state = saved.state if saved.state in (State.PAUSED, State.STOPPING) else State.RUNNING
-    if run.status == "restarting":
-        state = State.RESTARTING
+    state = State.RESTARTING if run.status == "restarting" else State.RUNNING
+    if state is State.RUNNING and saved.state in (State.PAUSED, State.STOPPING):
+        state = saved.state
     return replace(
         saved, state=state, started=run.started, restarts=run.restarts, exit_code=None, oom_killed=False, error=""
     )
