@@ -198,6 +198,11 @@ class LineTable(LineWidget):
         """Lines of rows that fit."""
         return max(1, self.size.height - 1)
 
+    @property
+    def keys_in_view(self) -> frozenset[str]:
+        """The keys of the rows on the screen now: what is worth metering."""
+        return frozenset(row.key for row in self._rows[self._top : self._top + self.page_height])
+
     def _positions(self) -> dict[str, int]:
         if self._index is None:
             self._index = {row.key: position for position, row in enumerate(self._rows)}
@@ -398,6 +403,7 @@ class LineTable(LineWidget):
     def on_resize(self, event: events.Resize) -> None:
         self._slots = arrange(self._columns, self.size.width)
         self._looks = []
+        self.refresh()  # the header, too, has other columns now
         self._sync(show_cursor=True)
 
     def on_focus(self) -> None:

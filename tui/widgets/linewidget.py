@@ -8,14 +8,13 @@ scrollbar a column of each line, and :meth:`LineWidget.repaint_lines` names what
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from rich.segment import Segment
 from textual.filter import ANSIToTruecolor
 from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
-from typing_extensions import Self
 
 from tui.text import glyphs
 from tui.widgets.palette import Palette
@@ -48,9 +47,7 @@ class LineWidget(Widget, can_focus=True):
             self.refresh(*regions)
         return len(regions)
 
-    def refresh(
-        self, *regions: Region, repaint: bool = True, layout: bool = False, recompose: bool = False
-    ) -> Self:
+    def refresh(self, *regions: Region, repaint: bool = True, layout: bool = False, recompose: bool = False) -> Self:
         if repaint:
             if regions:
                 self.repaints += sum(region.height for region in regions)

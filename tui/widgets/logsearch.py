@@ -12,8 +12,10 @@ _STRETCH = 20_000  # lines looked through before keys are served again
 async def hunt(source: LogLines, needle: str, start: int, *, backwards: bool) -> int | None:
     """The id of the next shown line with ``needle`` at or after (before) the id ``start``, round the end once."""
     log = source.log
-    while not log.indexed:  # lines without numbers cannot be found; the view's timer builds the index
-        await asyncio.sleep(0.02)
+    more = not log.indexed
+    while more:  # lines without numbers cannot be found
+        more = log.refresh(0.01)
+        await asyncio.sleep(0)
     left = log.lines
     at = max(0, min(start - log.dropped, left - 1))
     if start - log.dropped >= left and not backwards:

@@ -11,7 +11,7 @@ from textual.strip import Strip
 from tui.text import glyphs
 from tui.widgets.linewidget import LineWidget
 
-# Dots of the left and right column of a braille cell filled from the bottom (Unicode chapter 21.1, dots 7 3 2 1, 8 6 5 4).
+# Dots of a braille cell's left and right column, filled from the bottom (Unicode 21.1: dots 7 3 2 1 and 8 6 5 4).
 _LEFT = (0x00, 0x40, 0x44, 0x46, 0x47)
 _RIGHT = (0x00, 0x80, 0xA0, 0xB0, 0xB8)
 _ASCII = " .:-="
