@@ -49,6 +49,10 @@ class Action:
         return self.word or self.label.lower()
 
 
+def _there(container: Container) -> bool:
+    return bool(container.id)
+
+
 def _live(container: Container) -> bool:
     return container.state.live
 
@@ -63,7 +67,9 @@ def _running(container: Container) -> bool:
 
 def _container_actions() -> Iterable[Action]:
     group = "Container"
-    yield Action("container.log", "Log", "l", CONTAINERS, containers.show_log, "Go to the log.", group, footer=2)
+    yield Action(
+        "container.log", "Log", "l", CONTAINERS, containers.show_log, "Go to the log.", group, footer=2, when=_there
+    )
     yield Action(
         "container.shell",
         "Shell",
@@ -125,6 +131,7 @@ def _container_actions() -> Iterable[Action]:
         group,
         danger=True,
         footer=6,
+        when=_there,
     )
     yield Action(
         "container.attach",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from textual.command import CommandPalette, DiscoveryHit, Hit, Hits, Provider
+from textual.command import CommandPalette, DiscoveryHit, Hit, Hits, Provider, SearchIcon
 
 from tui import text
 from tui.actions import ACTIONS
@@ -57,10 +57,17 @@ class DeskProvider(Provider):
                 yield Hit(score, text.safe(words), command, text=words, help=_help(about))
 
 
+class Palette(CommandPalette):
+    """Textual's, with a plain sign for its emoji: that is two cells wide on some terminals and one on others."""
+
+    def on_mount(self) -> None:
+        self.query_one(SearchIcon).icon = ":"
+
+
 def _help(about: str) -> str:
     return about.replace("[", r"\[")  # the palette reads help as markup
 
 
 def open_palette(desk: Workspace) -> None:
     """Open the palette over ``desk``."""
-    desk.app.push_screen(CommandPalette(providers=[DeskProvider], placeholder="command, container or theme"))
+    desk.app.push_screen(Palette(providers=[DeskProvider], placeholder="command, container or theme"))

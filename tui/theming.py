@@ -49,7 +49,7 @@ def read_theme(path: Path) -> Theme:
 
 
 def _quiet(data: dict[str, str]) -> dict[str, str]:
-    """The colour of quiet words. Textual's own (``auto 60%``) shows as plain white or black in a line of mixed styles."""
+    """The colour of quiet words: Textual's own (``auto 60%``) turns white or black in a line of mixed styles."""
     front, back = data.get("foreground", ""), data.get("background", "")
     if not front.startswith("#") or not back.startswith("#"):
         return {}

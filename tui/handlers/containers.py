@@ -85,7 +85,7 @@ def remove(desk: Workspace) -> None:
     live = [container for container in chosen if container.state.live]
     lost = ["All files written inside and not in a volume, and the log, are gone for good."]
     if live:
-        lost.append(f"Still running, will be killed first: {_names(live)}")
+        lost.append("It still runs, and is killed first." if len(chosen) == 1 else f"Killed first: {_names(live)}")
     volumes = sorted({m.source for c in chosen for m in c.spec.mounts if m.kind == "volume" and m.source})
     if volumes:
         lost.append(f"Kept: the volumes {', '.join(volumes[:6])}")
@@ -136,5 +136,10 @@ def _running(desk: Workspace) -> Container | None:
     if container is not None and container.state is State.RUNNING:
         return container
     what = f"{container.name} is {container.state.value}" if container else "no container is chosen"
-    text.notify(desk, what + (": start it first (u)" if container else ""), severity="warning", timeout=3)
+    text.notify(
+        desk,
+        what + (f": start it first ({desk.keymap.label('container.start')})" if container else ""),
+        severity="warning",
+        timeout=3,
+    )
     return None

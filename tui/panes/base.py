@@ -23,7 +23,10 @@ class Pane(Vertical):
     NUMBER: ClassVar[int] = 0
     LABEL: ClassVar[str] = ""
 
-    snapshot = Snapshot()
+    def __init__(self) -> None:
+        super().__init__(id=self.PANEL)
+        self.snapshot = Snapshot()
+        self._heading = ""
 
     def receive(self, snapshot: Snapshot) -> None:
         """A new snapshot arrived."""
@@ -42,9 +45,9 @@ class Pane(Vertical):
         """The heading may have changed: show it, in the border and in the tabs line."""
         status = self.status()
         heading = f"{self.NUMBER} {self.LABEL}" + (f"  {status}" if status else "")
-        if heading != getattr(self, "_heading", None):
+        if heading != self._heading:
             self._heading = heading
-            self.border_title = text.safe(heading)  # type: ignore[assignment]
+            self.border_title = text.safe(heading)
             self.post_message(PaneStatus(self.PANEL))
 
     @property
@@ -61,8 +64,8 @@ class ListPane(Pane):
     ORDERS: ClassVar[tuple[tuple[str, str, bool], ...]] = ()
     EMPTY: ClassVar[str] = "nothing here"
 
-    def __init__(self, **settings: str) -> None:
-        super().__init__(**settings)
+    def __init__(self) -> None:
+        super().__init__()
         self.filter = ""
         self.order = 0
         self.reverse = False

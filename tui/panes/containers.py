@@ -124,8 +124,8 @@ class ContainersPane(ListPane):
     )
     EMPTY = "no containers yet"
 
-    def __init__(self, **settings: str) -> None:
-        super().__init__(**settings)
+    def __init__(self) -> None:
+        super().__init__()
         self._awaited: str | None = None
         self._welcome = Static("", id="welcome")
 

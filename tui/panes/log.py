@@ -24,8 +24,8 @@ class LogPane(Pane):
     LABEL = "Log"
     BINDINGS = [*bindings_for("log")]
 
-    def __init__(self, **settings: str) -> None:
-        super().__init__(**settings)
+    def __init__(self) -> None:
+        super().__init__()
         self.view = LogView(empty="no container is chosen", id="log-view")
         self.bar = FilterBar(id="log-filter")
         self.container_id: str | None = None

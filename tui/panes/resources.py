@@ -6,7 +6,7 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widgets import Static
 
-from core.model import Container
+from core.model import Container, Sample
 from tui import text
 from tui.keymap import bindings_for
 from tui.panes.base import Pane
@@ -28,8 +28,8 @@ class ResourcesPane(Pane, can_focus=True):
     LABEL = "Resources"
     BINDINGS = [*bindings_for("resources")]
 
-    def __init__(self, **settings: str) -> None:
-        super().__init__(**settings)
+    def __init__(self) -> None:
+        super().__init__()
         self.container_id: str | None = None
         self._cpu = Meter("cpu", unit=text.percent)
         self._memory = Meter("memory")
@@ -76,15 +76,18 @@ class ResourcesPane(Pane, can_focus=True):
             "  ".join(part for part in (peak, kills) if part),
         )
         self._pids.set(float(sample.pids) if sample else 0.0, float(sample.pids_limit) if sample else 0.0)
-        self._write(self._block, "block ", "read", usage and usage.block_read, "write", usage and usage.block_write)
-        self._write(self._net, "network", "in  ", usage and usage.net_rx, "out  ", usage and usage.net_tx)
-        self._sparks["cpu"].set_values(usage.cpu_history if usage else ())
-        self._sparks["memory"].set_values(usage.memory_history if usage else ())
-        self._sparks["block"].set_values(usage.block_history if usage else ())
-        self._sparks["net"].set_values(usage.net_history if usage else ())
+        used = usage or Usage(Sample("", 0.0))
+        self._write(self._block, f"{'block':<8} {_pair('read', used.block_read, 'write', used.block_write)}")
+        self._write(self._net, f"{'network':<8} {_pair('in  ', used.net_rx, 'out  ', used.net_tx)}")
+        for name, history in (
+            ("cpu", used.cpu_history),
+            ("memory", used.memory_history),
+            ("block", used.block_history),
+            ("net", used.net_history),
+        ):
+            self._sparks[name].set_values(history)
 
-    def _write(self, where: Static, label: str, one: str, first: float | None, two: str, second: float | None) -> None:
-        line = f"{label:<8} {_pair(one, first, two, second)}"
+    def _write(self, where: Static, line: str) -> None:
         if self._shown[where] != line:
             self._shown[where] = line
             where.update(text.safe(line), layout=False)

@@ -7,7 +7,9 @@ from typing import ClassVar, Generic, TypeVar
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.screen import ModalScreen
+from textual.types import CSSPathType
 from textual.widget import Widget
+from textual.widgets import Checkbox
 
 from tui import text
 
@@ -17,15 +19,15 @@ T = TypeVar("T")
 class Dialog(ModalScreen[T], Generic[T]):
     """A box over the workspace."""
 
-    CSS_PATH = "dialog.tcss"
+    CSS_PATH: ClassVar[CSSPathType | None] = "dialog.tcss"
     BINDINGS: ClassVar = [("escape", "leave", "Back")]
     TITLE_TEXT: ClassVar[str] = ""
     KEYS_TEXT: ClassVar[str] = "Esc back"
 
     def compose(self) -> ComposeResult:
         box = Vertical(*self.parts(), id="box")
-        box.border_title = text.safe(self.heading())  # type: ignore[assignment]
-        box.border_subtitle = text.safe(self.KEYS_TEXT)  # type: ignore[assignment]
+        box.border_title = text.safe(self.heading())
+        box.border_subtitle = text.safe(self.KEYS_TEXT)
         yield box
 
     def heading(self) -> str:
@@ -38,3 +40,15 @@ class Dialog(ModalScreen[T], Generic[T]):
 
     def action_leave(self) -> None:
         self.dismiss(None)
+
+
+class Check(Checkbox):
+    """``[x] words``: a box that is told apart without colour."""
+
+    BUTTON_LEFT = ""
+    BUTTON_RIGHT = ""
+    BUTTON_INNER = "[ ]"
+
+    def watch_value(self) -> None:
+        self.BUTTON_INNER = "[x]" if self.value else "[ ]"
+        super().watch_value()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
+
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widget import Widget
@@ -11,6 +13,10 @@ from tui import text
 from tui.actions import ACTIONS, Action
 from tui.keymap import Keymap, key_label, split_keys, widget_bindings
 from tui.screens.base import Dialog
+
+WIDTH = 104
+KEYS = 9  # cells
+LABEL = 24
 
 Line = tuple[str, str, str]  # keys, label, sentence
 
@@ -48,15 +54,16 @@ def _line(keymap: Keymap, action: Action) -> Line:
     return _labels(keymap.keys[action.id]), action.label, action.about
 
 
-def render(keymap: Keymap, panel: str) -> Content:
-    """The help as one content."""
+def render(keymap: Keymap, panel: str, width: int) -> Content:
+    """The help as one content, ``width`` cells wide; sentences fold under themselves."""
     parts: list[str | Content | tuple[str, str]] = []
+    indent = 2 + KEYS + LABEL
     for heading, lines in sections(keymap, panel):
         parts.append((f"{heading}\n", "bold $accent"))
         for keys, label, about in lines:
-            parts.append((f"  {text.fit(keys, 16)}", "bold"))
-            parts.append(text.fit(label, 24) if about else label)
-            parts.append((f"{about}\n", "$text-muted"))
+            folded = wrap(about, max(20, width - indent)) or [""]
+            parts += [(f"  {text.fit(keys, KEYS)}", "bold"), text.fit(label, LABEL)]
+            parts.append((("\n" + " " * indent).join(folded) + "\n", "$text-muted"))
         parts.append("\n")
     return text.join(*parts)
 
@@ -74,8 +81,10 @@ class HelpScreen(Dialog[None]):
         self._panel = panel
 
     def parts(self) -> list[Widget]:
-        return [VerticalScroll(Static(render(self._keymap, self._panel)), id="scroll")]
+        return [VerticalScroll(Static(id="words"), id="scroll")]
 
     def on_mount(self) -> None:
-        self.query_one("#box").styles.width = 100
+        self.query_one("#box").styles.width = WIDTH
+        inner = min(WIDTH, self.app.size.width) - 8  # borders, padding, scrollbar
+        self.query_one("#words", Static).update(render(self._keymap, self._panel, inner))
         self.query_one("#scroll").focus()

@@ -31,8 +31,9 @@ class InspectScreen(Dialog[None]):
 
     def on_mount(self) -> None:
         box = self.query_one("#box")
-        box.styles.width = "90%"
-        box.styles.height = "90%"
+        narrow = self.app.size.width < 110
+        box.styles.width = "100%" if narrow else "80%"
+        box.styles.height = "100%" if narrow else "90%"
         self.query_one("#scroll").focus()
 
     def action_copy_all(self) -> None:

@@ -8,14 +8,14 @@ from typing import ClassVar
 
 from textual import on
 from textual.widget import Widget
-from textual.widgets import Checkbox, Input, Static
+from textual.widgets import Input, Static
 
 from core.engine import Engine
 from core.errors import WharfError
 from core.model import PullProgress
 from tui import text
 from tui.jobs import Job, Jobs
-from tui.screens.base import Dialog
+from tui.screens.base import Check, Dialog
 from tui.snapshot import image_name
 from tui.widgets.progress import PullView
 
@@ -72,7 +72,7 @@ class FetchScreen(Dialog[None]):
         self._error.display = False
         self._input.disabled = True
         self._progress.display = True
-        self.query_one("#box").border_subtitle = text.safe("Esc hide, it goes on · ctrl+x cancel")  # type: ignore[assignment]
+        self.query_one("#box").border_subtitle = text.safe("Esc hide, it goes on · ctrl+x cancel")
         self.set_focus(None)
         self._job = self._jobs.run(
             f"{self.VERB} {source}",
@@ -120,7 +120,7 @@ class PullScreen(FetchScreen):
     VERB = "pull"
 
     def extras(self) -> list[Widget]:
-        self._plain = Checkbox("plain HTTP (a registry without TLS)", compact=True, id="insecure")
+        self._plain = Check("plain HTTP (a registry without TLS)", compact=True, id="insecure")
         return [self._plain]
 
     def complaint(self, source: str) -> str:

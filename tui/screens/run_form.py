@@ -14,7 +14,7 @@ from core.model import ContainerSpec
 from tui import text
 from tui.equivalent import docker_run
 from tui.forms import RESTARTS, Result, build_spec
-from tui.screens.base import Dialog
+from tui.screens.base import Check, Dialog
 
 # field, its words, an example
 FIELDS = (
@@ -50,7 +50,7 @@ class RunScreen(Dialog[ContainerSpec]):
         self._inputs["image"].suggester = SuggestFromList(known, case_sensitive=True)
         # Select reads a str prompt as markup: names go in as safe content.
         self._network = Select(
-            [(text.safe(name), name) for name in networks],  # type: ignore[misc]
+            [(text.safe(name), name) for name in networks],
             value="bridge" if "bridge" in networks else networks[0],
             allow_blank=False,
             compact=True,
@@ -59,7 +59,7 @@ class RunScreen(Dialog[ContainerSpec]):
         self._restart = Select(
             [(name, name) for name in RESTARTS], value="no", allow_blank=False, compact=True, id="field-restart"
         )
-        self._flags = {key: Checkbox(words, compact=True, id=f"flag-{key}") for key, words in FLAGS}
+        self._flags = {key: Check(words, compact=True, id=f"flag-{key}") for key, words in FLAGS}
         self._command = Static("", classes="command")
         self._error = Static("", classes="error")
 

@@ -16,7 +16,7 @@ from core.engine import Engine, LogFile, Session
 from core.errors import Unsupported, WharfError
 from core.model import Container
 from tui import text
-from tui.actions import BY_ID, PANELS, footer
+from tui.actions import BY_ID, PANELS, Action, footer
 from tui.handover import Bridge, announce
 from tui.jobs import Job, Jobs
 from tui.keymap import Keymap, bindings_for
@@ -62,11 +62,11 @@ class Workspace(Screen[None]):
         self._hostname = hostname
         self._log_of: str | None = None
         self._log_timer: Timer | None = None
-        self.containers = ContainersPane(id="containers")
-        self.images = ImagesPane(id="images")
-        self.networks = NetworksPane(id="networks")
-        self.log_pane = LogPane(id="log")
-        self.resources = ResourcesPane(id="resources")
+        self.containers = ContainersPane()
+        self.images = ImagesPane()
+        self.networks = NetworksPane()
+        self.log_pane = LogPane()
+        self.resources = ResourcesPane()
         self.panes: dict[str, Pane] = {
             pane.PANEL: pane for pane in (self.containers, self.images, self.networks, self.log_pane, self.resources)
         }
@@ -182,6 +182,7 @@ class Workspace(Screen[None]):
     def on_resize(self) -> None:
         self._host.receive(self.snapshot)
         self._show_tabs()
+        self._show_keys()
 
     @on(OpenRequested)
     def _open(self, message: OpenRequested) -> None:
@@ -248,13 +249,25 @@ class Workspace(Screen[None]):
 
     @on(StatusBar.Pressed)
     def _key_pressed(self, message: StatusBar.Pressed) -> None:
-        shown = footer(self.active, self.container())
+        shown = self._offered()
         if 0 <= message.index < len(shown):
             self.perform(shown[message.index].id)
 
     def _show_keys(self) -> None:
-        keys = [(self.keymap.label(each.id), each.footer_word) for each in footer(self.active, self.container())]
-        self._footer.set_keys(keys)
+        self._footer.set_keys([(self.keymap.label(each.id), each.footer_word) for each in self._offered()])
+
+    def _offered(self) -> list[Action]:
+        """The footer's actions; on a narrow screen as many as fit, and help as the last of them."""
+        actions = footer(self.active, self.container())
+        if not self.has_class("-narrow"):
+            return actions
+        room = self.size.width - 12  # for "? help" and the margins
+        shown = []
+        for action in actions:
+            room -= text.width(f"{self.keymap.label(action.id)} {action.footer_word}  ")
+            if room >= 0 and action.id != "app.help":
+                shown.append(action)
+        return [*shown, BY_ID["app.help"]]
 
     @on(JobsChanged)
     def _show_jobs(self) -> None:
