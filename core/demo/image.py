@@ -148,25 +148,6 @@ def _python(recipe: Recipe) -> list[Path]:
     return binaries
 
 
-class _Hashed(io.RawIOBase):
-    """A file that knows the SHA-256 of what was written to it."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-        self.digest = hashlib.sha256()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: bytes) -> int:  # type: ignore[override]
-        self.digest.update(data)
-        return self._file.write(data)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
 def write_layout(recipe: Recipe, folder: Path) -> None:
     """Write the image as an OCI image layout into the empty ``folder``. Takes about 0.2 s and 40 MB.
 
@@ -174,10 +155,10 @@ def write_layout(recipe: Recipe, folder: Path) -> None:
     """
     blobs = folder / "blobs" / "sha256"
     blobs.mkdir(parents=True)
-    raw = _Hashed(folder / "layer")
-    with raw, tarfile.open(fileobj=raw, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20) as tar:  # type: ignore[call-overload]
+    with tarfile.open(folder / "layer", "w", format=tarfile.PAX_FORMAT) as tar:
         _fill(tar, recipe)
-    layer = raw.digest.hexdigest()
+    with (folder / "layer").open("rb") as file:
+        layer = hashlib.file_digest(file, "sha256").hexdigest()
     (folder / "layer").rename(blobs / layer)
     size = (blobs / layer).stat().st_size
     media = "application/vnd.oci.image"
@@ -244,7 +225,7 @@ def _config(recipe: Recipe, layer: str) -> dict[str, object]:
             "Labels": {KEY_LABEL: recipe.key, "org.opencontainers.image.title": "Wharfinger demo"},
         },
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer}"]},
-        "history": [{"created": created, "created_by": "wharf demo", "comment": "this host's shell, utilities, Python"}],
+        "history": [{"created": created, "created_by": "wharf demo", "comment": "this host's own programs"}],
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,13 +17,29 @@ FIRST_PORT, PORTS = 8080, 50
 LABEL = "io.wharfinger.demo"
 WEB, CLIENT = "demo-web", "demo-client"
 PYTHON = ("python3", "-I", "-S")  # without site-packages: starts in a third of the time
+SMALL = Resources(pids_limit=64)
+NEVER = RestartPolicy()
 
 
-def _spec(name: str, *command: str, resources: Resources = Resources(pids_limit=64), **more: object) -> ContainerSpec:
-    spec = ContainerSpec(
-        image=image.REFERENCE, name=name, command=command, hostname=name, labels={LABEL: "1"}, resources=resources
+def _spec(
+    name: str,
+    *command: str,
+    resources: Resources = SMALL,
+    ports: tuple[PortMapping, ...] = (),
+    healthcheck: Healthcheck | None = None,
+    restart: RestartPolicy = NEVER,
+) -> ContainerSpec:
+    return ContainerSpec(
+        image=image.REFERENCE,
+        name=name,
+        command=command,
+        hostname=name,
+        labels={LABEL: "1"},
+        resources=resources,
+        ports=ports,
+        healthcheck=healthcheck,
+        restart=restart,
     )
-    return dataclasses.replace(spec, **more)  # type: ignore[arg-type]
 
 
 def specs(port: int) -> list[ContainerSpec]:
@@ -32,6 +47,8 @@ def specs(port: int) -> list[ContainerSpec]:
     ready = Healthcheck(("CMD-SHELL", "test -e /tmp/ready"), interval=3.0, timeout=2.0, retries=2)
     answers = Healthcheck((*("CMD", *PYTHON, "/demo/probe.py"), "80"), interval=10.0, timeout=3.0, retries=3)
     half = Resources(nano_cpus=500_000_000, memory=64 * MIB, pids_limit=64)
+    quarter = Resources(nano_cpus=250_000_000, memory=64 * MIB, pids_limit=64)
+    tight = Resources(memory=64 * MIB, pids_limit=64)
     return [
         _spec(
             WEB, *PYTHON, "/demo/web.py", "80", ports=(PortMapping(80, port),), healthcheck=answers, resources=half
@@ -41,8 +58,8 @@ def specs(port: int) -> list[ContainerSpec]:
         _spec("demo-ansi", "sh", "/demo/ansi.sh"),
         _spec("demo-json", *PYTHON, "/demo/structured.py"),
         _spec("demo-levels", "sh", "/demo/levels.sh"),
-        _spec("demo-cpu", *PYTHON, "/demo/cpu.py", resources=dataclasses.replace(half, nano_cpus=250_000_000)),
-        _spec("demo-mem", *PYTHON, "/demo/memory.py", resources=dataclasses.replace(half, nano_cpus=0)),
+        _spec("demo-cpu", *PYTHON, "/demo/cpu.py", resources=quarter),
+        _spec("demo-mem", *PYTHON, "/demo/memory.py", resources=tight),
         _spec("demo-health", "sh", "/demo/health.sh", healthcheck=ready),
         _spec("demo-flaky", "sh", "/demo/flaky.sh", restart=RestartPolicy("always")),
     ]
@@ -57,7 +74,8 @@ async def run_demo(engine: Engine) -> AsyncIterator[str]:
     """
     async for line in _bring_image(engine):
         yield line
-    there = {box.name: box for box in await engine.containers()}
+    # Somebody else's container of the same name is not ours to start: creating ours says that the name is taken.
+    there = {box.name: box for box in await engine.containers() if LABEL in box.spec.labels}
     port, line = await _bring_web(engine, there.get(WEB))
     yield line
     tasks = [_bring(engine, spec, there.get(spec.name)) for spec in specs(port)[1:]]
@@ -111,8 +129,8 @@ async def _bring_web(engine: Engine, box: Container | None) -> tuple[int, str]:
 
 
 async def _bring(engine: Engine, spec: ContainerSpec, box: Container | None) -> str:
-    """One container: left alone where it runs, started where it stopped, made anew where it was made for other words."""
-    if box and LABEL in box.spec.labels and box.spec.command != spec.command:
+    """One container: left alone where it runs, started where it stopped, made anew where its command is another."""
+    if box and box.spec.command != spec.command:
         await engine.remove(box.id, force=True)
         box = None
     if box is None:

@@ -7,7 +7,7 @@ import time
 
 
 def gateway() -> str:
-    """The host's address on this network: the default gateway; /proc has it in the machine's byte order (proc_net(5))."""
+    """The host's address on this network, the default gateway; in /proc in the machine's byte order (proc_net(5))."""
     with open("/proc/net/route", encoding="ascii") as table:
         for fields in map(str.split, table):
             if fields[1] == "00000000":
