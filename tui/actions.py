@@ -246,7 +246,7 @@ def _log_actions() -> Iterable[Action]:
     yield Action(
         "log.filter", "Filter", "f", LOG, view.log_filter, "Only lines with it (!text: without).", group, footer=8
     )
-    yield Action("log.level", "Level", "v", LOG, view.log_level, "At least debug, info, warn, error.", group, footer=9)
+    yield Action("log.level", "Level", "l", LOG, view.log_level, "At least debug, info, warn, error.", group, footer=9)
     yield Action(
         "log.follow",
         "Follow",

@@ -101,11 +101,12 @@ def _defaults() -> dict[str, str]:
 def find_clashes(keys: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """All (key, id, other id) where two bindings meet on a key in one panel; id ``""`` stands for the reserved keys."""
     panels = _panels()
+    reserved = set(map(key_label, RESERVED))
     owners: dict[str, list[str]] = {}
     found = []
     for binding_id, listed in keys.items():
-        for key in split_keys(listed):
-            if key in RESERVED:
+        for key in map(key_label, split_keys(listed)):  # ``?`` and ``question_mark`` are one key
+            if key in reserved:
                 found.append((key, binding_id, ""))
             for other in owners.setdefault(key, []):
                 if other != binding_id and panels.get(other, ALL) & panels.get(binding_id, ALL):

@@ -1,0 +1,210 @@
+"""The workstation over a real engine: what a user does, and what is then true in the kernel and on the screen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from core.engine import Engine
+from core.model import Container, ContainerSpec, State
+from tui.app import WharfApp
+from tui.screens.confirm import ConfirmScreen
+from tui.screens.help import HelpScreen
+from tui.screens.inspect import InspectScreen
+from tui.screens.pull import LoadScreen, PullScreen
+from tui.screens.run_form import RunScreen
+from tui.screens.settings import ThemeScreen
+
+pytestmark = pytest.mark.real
+SIZES = [(80, 24), (200, 50)]
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of nobody."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest_asyncio.fixture
+async def sleeper(engine: Engine, busybox_image: str) -> AsyncIterator[Container]:
+    """A running container that logs a line which is markup, and then sleeps."""
+    made = await engine.create(
+        ContainerSpec(
+            image=busybox_image,
+            name="sleeper",
+            command=("sh", "-c", "echo '[/] [bold]hello'; exec sleep 600"),
+            network="none",
+            labels={"team": "[/]"},
+            stop_signal="SIGKILL",
+        )
+    )
+    yield await engine.start(made.id)
+
+
+async def until(pilot: Pilot[None], true: Callable[[], bool], seconds: float = 8.0) -> None:
+    """Wait until it holds."""
+    end = asyncio.get_running_loop().time() + seconds
+    while not true():
+        assert asyncio.get_running_loop().time() < end, pilot.app.export_screenshot()[:200]
+        await pilot.pause(0.02)
+
+
+def shown(app: WharfApp) -> str:
+    """The screen's text."""
+    height = app.size.height
+    lines = app.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in line) for line in lines[:height])
+
+
+async def test_nothing_there_offers_what_to_do(engine: Engine) -> None:
+    app = WharfApp(engine)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.desk.snapshot.listed)
+        await until(pilot, lambda: "Nothing runs here yet" in shown(app))
+        for key, screen in (("P", PullScreen), ("L", LoadScreen), ("n", RunScreen), ("question_mark", HelpScreen)):
+            await pilot.press(key)
+            await until(pilot, lambda screen=screen: isinstance(app.screen, screen))  # type: ignore[misc]
+            await pilot.press("escape")
+            await until(pilot, lambda: app.screen is app.desk)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_list_log_and_meters(engine: Engine, sleeper: Container, size: tuple[int, int]) -> None:
+    app = WharfApp(engine)
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: "sleeper" in shown(app) and "up " in shown(app))
+        await until(pilot, lambda: sleeper.id in app.desk.snapshot.usage)
+        await pilot.press("enter")
+        await until(pilot, lambda: "[/] [bold]hello" in shown(app))
+        await pilot.press("5")
+        await until(pilot, lambda: "memory" in shown(app) and "pids" in shown(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: app.desk.active == "containers")
+
+
+async def test_stop_start_pause_and_remove(engine: Engine, sleeper: Container) -> None:
+    app = WharfApp(engine)
+    async with app.run_test(size=(120, 30)) as pilot:
+        await until(pilot, lambda: app.desk.chosen == sleeper.id)
+
+        def state() -> State | None:
+            container = app.desk.container()
+            return container.state if container else None
+
+        await pilot.press("p")
+        await until(pilot, lambda: state() is State.PAUSED)
+        await pilot.press("p")
+        await until(pilot, lambda: state() is State.RUNNING)
+        await pilot.press("s")
+        await until(pilot, lambda: state() is State.EXITED, 15)
+        await pilot.press("u")
+        await until(pilot, lambda: state() is State.RUNNING)
+        await pilot.press("d")
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
+        await pilot.press("enter")  # Enter alone never removes
+        assert isinstance(app.screen, ConfirmScreen)
+        await pilot.press("n")
+        await until(pilot, lambda: app.screen is app.desk)
+        assert len(await engine.containers()) == 1
+        await pilot.press("d", "y")
+        await until(pilot, lambda: not app.desk.snapshot.containers and app.desk.snapshot.listed, 15)
+        assert await engine.containers() == []
+
+
+async def test_change_by_another_engine_shows_at_once(engine: Engine, sleeper: Container) -> None:
+    app = WharfApp(engine)
+    async with app.run_test(size=(120, 30)) as pilot:
+        await until(pilot, lambda: app.desk.chosen == sleeper.id)
+        await engine.kill(sleeper.id)
+        await until(pilot, lambda: "exit 137" in shown(app), 3)
+
+
+async def test_run_form_runs(engine: Engine, busybox_image: str) -> None:
+    app = WharfApp(engine)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: bool(app.desk.snapshot.images))
+        await pilot.press("2", "n")
+        await until(pilot, lambda: isinstance(app.screen, RunScreen))
+        for field, value in (("name", "made"), ("command", "sleep 60"), ("memory", "lots")):
+            app.screen.query_one(f"#field-{field}", Input).value = value
+        await pilot.press("enter")
+        await until(pilot, lambda: "invalid size" in shown(app))
+        app.screen.query_one("#field-memory", Input).value = "32m"
+        await until(pilot, lambda: "--memory 32m" in shown(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: any(c.state is State.RUNNING for c in app.desk.snapshot.containers), 15)
+        (made,) = await engine.containers()
+        assert (made.name, made.spec.resources.memory) == ("made", 32 << 20)
+        await until(pilot, lambda: app.desk.chosen == made.id)
+
+
+async def test_name_taken_is_told_with_its_fix(engine: Engine, sleeper: Container, busybox_image: str) -> None:
+    app = WharfApp(engine)
+    async with app.run_test(size=(120, 30)) as pilot:
+        await until(pilot, lambda: bool(app.desk.snapshot.images))
+        await pilot.press("n")
+        await until(pilot, lambda: isinstance(app.screen, RunScreen))
+        app.screen.query_one("#field-image", Input).value = busybox_image
+        app.screen.query_one("#field-name", Input).value = "sleeper"
+        await pilot.press("enter")
+        await until(pilot, lambda: len(app._notifications) > 0)
+        assert "Traceback" not in shown(app)
+        assert len(await engine.containers()) == 1
+
+
+async def test_filter_marks_and_bulk(engine: Engine, busybox_image: str) -> None:
+    for name in ("aa", "ab", "bb"):
+        await engine.create(ContainerSpec(image=busybox_image, name=name, command=("true",), network="none"))
+    app = WharfApp(engine)
+    async with app.run_test(size=(120, 30)) as pilot:
+        await until(pilot, lambda: app.desk.containers.table.row_count == 3)
+        await pilot.press("slash", "a", "enter")
+        await until(pilot, lambda: app.desk.containers.table.row_count == 2)
+        await pilot.press("asterisk", "d", "y")
+        await until(pilot, lambda: [c.name for c in app.desk.snapshot.containers] == ["bb"], 15)
+        await pilot.press("escape")
+        await until(pilot, lambda: app.desk.containers.table.row_count == 1)
+
+
+async def test_inspect_theme_and_help(engine: Engine, sleeper: Container, tmp_path: Path) -> None:
+    app = WharfApp(engine)
+    async with app.run_test(size=(120, 30)) as pilot:
+        await until(pilot, lambda: app.desk.chosen == sleeper.id)
+        await pilot.press("i")
+        await until(pilot, lambda: isinstance(app.screen, InspectScreen))
+        await pilot.press("escape", "T")
+        await until(pilot, lambda: isinstance(app.screen, ThemeScreen))
+        before = app.theme
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: app.screen is app.desk)
+        assert app.theme != before
+        assert app.theme in (tmp_path / "state/wharf/state.toml").read_text()
+
+
+async def test_missing_shell_of_a_stopped_container_is_said(engine: Engine, sleeper: Container) -> None:
+    app = WharfApp(engine)
+    async with app.run_test(size=(120, 30)) as pilot:
+        await until(pilot, lambda: app.desk.chosen == sleeper.id)
+        await pilot.press("s")
+        await until(pilot, lambda: "exit" in shown(app), 15)
+        await pilot.press("e")
+        await until(pilot, lambda: any("start it first" in str(n.message) for n in app._notifications))
+
+
+async def test_still_screen_writes_nothing(engine: Engine, busybox_image: str) -> None:
+    """Nothing changes: no line of a list is painted again."""
+    await engine.create(ContainerSpec(image=busybox_image, name="idle", command=("true",), network="none"))
+    app = WharfApp(engine)
+    async with app.run_test(size=(200, 50)) as pilot:
+        await until(pilot, lambda: app.desk.containers.table.row_count == 1)
+        await pilot.pause(1.5)
+        before = [pane.table.repaints for pane in (app.desk.containers, app.desk.images, app.desk.networks)]
+        await pilot.pause(2.5)
+        assert [pane.table.repaints for pane in (app.desk.containers, app.desk.images, app.desk.networks)] == before
