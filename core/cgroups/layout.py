@@ -113,4 +113,3 @@ def check_path(path: str) -> None:
         raise InvalidArgument(
             f"invalid cgroup path {path!r}", "it must be relative, without empty parts or ..", "Write it like wharf/ID"
         )
-

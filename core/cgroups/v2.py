@@ -36,11 +36,12 @@ def make(root: str, path: str) -> None:
         os.mkdir(folder, 0o755)
     else:
         # The parent may be one whose maker has not come to enabling controllers yet.
-        if not _offered(root) <= set(files.read(f"{folder}/cgroup.controllers").split()):
+        if not offered(root) <= set(files.read(f"{folder}/cgroup.controllers").split()):
             prepare(root, os.path.dirname(path))
 
 
-def _offered(root: str) -> set[str]:
+def offered(root: str) -> set[str]:
+    """The controllers that a v2 group can have, of those the engine uses."""
     return set(files.read(f"{root}/cgroup.controllers").split()).intersection(_WANTED)
 
 
@@ -55,7 +56,7 @@ def prepare(root: str, parent: str) -> None:
 
 
 def _pass_on(folder: str) -> None:
-    missing = _offered(folder) - set(files.read(f"{folder}/cgroup.subtree_control").split())
+    missing = offered(folder) - set(files.read(f"{folder}/cgroup.subtree_control").split())
     if not missing:
         return
     try:

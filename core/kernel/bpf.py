@@ -6,36 +6,23 @@ Raw calls without policy; errors are :class:`OSError` with the kernel's errno. S
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import resource
 import struct
 
-_NUMBERS = {"x86_64": {"seccomp": 317, "bpf": 321}, "aarch64": {"seccomp": 277, "bpf": 280}}
+from core.kernel.libc import SYS_BPF, SYS_SECCOMP, syscall
+
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_GET_ACTION_AVAIL = 1, 2
-_PROG_LOAD, _PROG_ATTACH, _PROG_DETACH, _PROG_GET_FD_BY_ID, _PROG_QUERY = 5, 8, 9, 13, 16
+_PROG_LOAD, _PROG_ATTACH, _PROG_GET_FD_BY_ID, _PROG_QUERY = 5, 8, 13, 16
 _TYPE_CGROUP_DEVICE, _ATTACH_CGROUP_DEVICE = 15, 6
 _ALLOW_MULTI, _REPLACE = 2, 4
 _ATTR_SIZE = 128  # at least what any of these commands reads; the kernel wants the rest to be zero
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Program(ctypes.Structure):
     """``struct sock_fprog``"""
 
     _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
-
-
-def _call(name: str, *args: object) -> int:
-    number = _NUMBERS.get(os.uname().machine, {}).get(name)
-    if number is None:
-        raise OSError(errno.ENOSYS, f"{name}: no system call number for {os.uname().machine}")
-    result = int(_libc.syscall(ctypes.c_long(number), *args))
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"{name}: {os.strerror(code)}")
-    return result
 
 
 def install_filter(program: bytes, flags: int = 0) -> None:
@@ -47,13 +34,13 @@ def install_filter(program: bytes, flags: int = 0) -> None:
     """
     buffer = ctypes.create_string_buffer(program, len(program))
     header = _Program(len(program) // 8, ctypes.addressof(buffer))
-    _call("seccomp", ctypes.c_uint(_SECCOMP_SET_MODE_FILTER), ctypes.c_uint(flags), ctypes.byref(header))
+    syscall(SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(header), what="seccomp")
 
 
 def action_available(action: int) -> bool:
     """Does the kernel know the seccomp return value ``action`` (SECCOMP_RET_*)?"""
     try:
-        _call("seccomp", ctypes.c_uint(_SECCOMP_GET_ACTION_AVAIL), 0, ctypes.byref(ctypes.c_uint32(action)))
+        syscall(SYS_SECCOMP, _SECCOMP_GET_ACTION_AVAIL, 0, ctypes.byref(ctypes.c_uint32(action)))
     except OSError:
         return False
     return True
@@ -62,8 +49,7 @@ def action_available(action: int) -> bool:
 def _bpf(command: int, attributes: bytes) -> tuple[int, bytes]:
     """bpf(2): the return value and the attributes as the kernel left them."""
     buffer = ctypes.create_string_buffer(attributes.ljust(_ATTR_SIZE, b"\0"), _ATTR_SIZE)
-    result = _call("bpf", ctypes.c_int(command), buffer, ctypes.c_uint(_ATTR_SIZE))
-    return result, buffer.raw
+    return syscall(SYS_BPF, command, buffer, _ATTR_SIZE, what="bpf"), buffer.raw
 
 
 def load_device_program(instructions: bytes) -> int:
