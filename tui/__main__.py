@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tui.env import Terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,17 +23,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         from core.cli import main as command_line
 
         return command_line(arguments)
+    if not (os.isatty(0) and os.isatty(1)):
+        return _without_terminal()
+    splashed = os.environ.get("TERM", "dumb") not in ("", "dumb")
+    if splashed:
+        _splash()  # before any further import: those of `env` alone take as long as the frame may
     from tui import env
 
     terminal = env.detect()
-    if not terminal.interactive:
-        return _without_terminal()
     refused = env.refusal(terminal)
     if refused is not None:
-        print(f"wharf: {refused}", file=sys.stderr)
-        return refused.exit_code
+        return _fail(str(refused), refused.exit_code, splashed)
     env.prepare(terminal)
-    _splash(terminal.unicode)
     return _workstation(terminal)
 
 
@@ -39,21 +45,20 @@ def _without_terminal() -> int:
     return command_line(["demo"]) or command_line(["ps"])
 
 
-def _write(words: str) -> None:
-    os.write(1, words.encode())
-
-
-def _splash(unicode: bool) -> None:
+def _splash() -> None:
     """The first frame, on the alternate screen that Textual will take over."""
-    dots = "…" if unicode else "..."
-    _write(f"\x1b[?1049h\x1b[?25l\x1b[2J\x1b[H\x1b[1m wharf\x1b[0m  {os.uname().nodename}   opening{dots}")
+    os.write(1, f"\x1b[?1049h\x1b[?25l\x1b[2J\x1b[H\x1b[1m wharf\x1b[0m  {os.uname().nodename}   opening...".encode())
 
 
-def _unsplash() -> None:
-    _write("\x1b[2J\x1b[?1049l\x1b[?25h")
+def _fail(words: str, code: int, splashed: bool = True) -> int:
+    """Give the terminal back as it was, and say in one line why nothing opens."""
+    if splashed:
+        os.write(1, b"\x1b[2J\x1b[?1049l\x1b[?25h")
+    print("wharf:", " ".join(words.split()), file=sys.stderr)
+    return code
 
 
-def _workstation(terminal: object) -> int:
+def _workstation(terminal: Terminal) -> int:
     import asyncio
 
     from core.errors import WharfError
@@ -61,23 +66,24 @@ def _workstation(terminal: object) -> int:
     try:
         return asyncio.run(_run(terminal))
     except WharfError as error:
-        _unsplash()
-        print(f"wharf: {error}", file=sys.stderr)
-        return error.exit_code
+        return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _unsplash()
-        return 130
+        return _fail("interrupted", 130)
+    except Exception as error:
+        from tui.settings import keep_traceback
+
+        path = keep_traceback("opening")
+        return _fail(f"this is a bug: {type(error).__name__}: {error}. Details are in {path}", 1)
 
 
-async def _run(terminal: object) -> int:
+async def _run(terminal: Terminal) -> int:
     from core.engine import open_engine
 
     engine = await open_engine()
     try:
         from tui.app import WharfApp
-        from tui.env import Terminal
 
-        app = WharfApp(engine, terminal if isinstance(terminal, Terminal) else None)
+        app = WharfApp(engine, terminal)
         await app.run_async()
         up = sum(container.state.live for container in app.desk.snapshot.containers)
         code = app.return_code or 0

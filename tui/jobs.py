@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,7 +12,7 @@ from core.errors import WharfError
 from core.model import PullProgress
 from tui import text
 from tui.messages import JobsChanged
-from tui.settings import state_dir
+from tui.settings import keep_traceback
 
 if TYPE_CHECKING:
     from textual.app import App
@@ -73,6 +72,13 @@ class Jobs:
         self._app.set_timer(0.25, self.changed)
         return job
 
+    async def end(self) -> None:
+        """Cancel all and wait until the engine has undone what was half done."""
+        tasks = [job.task for job in self.running if job.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     def changed(self) -> None:
         """Tell the status line (messages still queued are replaced)."""
         if self._app.screen_stack:
@@ -109,15 +115,10 @@ class Jobs:
             self.changed()
 
     def _bug(self, job: Job, error: Exception) -> None:
-        path = state_dir() / "errors.log"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(time.strftime("%Y-%m-%dT%H:%M:%S ") + job.title + "\n" + traceback.format_exc() + "\n")
-            where = f"Details are in {path}"
-        except OSError:
-            where = ""
-        fault = WharfError("this is a bug in Wharfinger", f"{type(error).__name__}: {error}", where)
+        path = keep_traceback(job.title)
+        fault = WharfError(
+            "this is a bug in Wharfinger", f"{type(error).__name__}: {error}", f"Details are in {path}" if path else ""
+        )
         text.notify_error(self._app, fault, title=job.title)
 
     async def several(self, names: list[str], call: Callable[[str], Awaitable[object]]) -> None:

@@ -14,7 +14,9 @@
 from __future__ import annotations
 
 import os
+import time
 import tomllib
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,3 +83,15 @@ def remember_theme(name: str) -> None:
     quoted = name.replace("\\", "\\\\").replace('"', '\\"')
     new.write_text(f'theme = "{quoted}"\n', encoding="utf-8")
     new.replace(folder / "state.toml")  # by rename, so that a second workstation never reads half a file
+
+
+def keep_traceback(what: str) -> Path | None:
+    """Append the exception now handled to the error log; its path, ``None`` where it cannot be written."""
+    path = state_dir() / "errors.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {what}\n{traceback.format_exc()}\n")
+    except OSError:
+        return None
+    return path

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from core.engine import Engine
@@ -48,8 +48,8 @@ class Ticker:
     def start(self) -> None:
         """Begin to listen and to tick."""
         self._dirty.set()
-        for work in (self._listen(), self._lists(), self._meters()):
-            self._tasks.append(asyncio.create_task(work, name="ticker"))
+        for work in (self._listen, self._lists, self._meters):
+            self._tasks.append(asyncio.create_task(self._forever(work), name=f"ticker {work.__name__}"))
 
     async def stop(self) -> None:
         """End all reading."""
@@ -70,6 +70,14 @@ class Ticker:
     def refresh(self) -> None:
         """The lists are out of date."""
         self._dirty.set()
+
+    async def _forever(self, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await work()
+            except Exception as error:  # a bug must not freeze the screen without a word
+                self._failed(WharfError("this is a bug in Wharfinger", f"{type(error).__name__}: {error}"))
+                await asyncio.sleep(TICK)
 
     async def _listen(self) -> None:
         # From a moment ago on: a change between the first list and the first wait would otherwise be missed.

@@ -99,8 +99,7 @@ class Workspace(Screen[None]):
 
     async def on_unmount(self) -> None:
         await self.ticker.stop()
-        for job in self.jobs.running:
-            job.cancel()
+        await self.jobs.end()
 
     # -- snapshots --------------------------------------------------------------------------------------------------
 
