@@ -30,15 +30,16 @@ _VERSION = b"wharf 1"  # the table's tag: another one means that another version
 _ADDRESS, _PROTOCOL, _SERVICE, _IFNAME = nft.TYPE_ADDRESS, nft.TYPE_PROTOCOL, nft.TYPE_SERVICE, nft.TYPE_IFNAME
 PROTOCOLS = {"tcp": 6, "udp": 17}
 
+# Names that are no keywords of nft: what it lists it can load again.
 ANY = nft.SetSpec("publish_any", (_PROTOCOL, _SERVICE), (_ADDRESS, _SERVICE))
 BOUND = nft.SetSpec("publish_ip", (_ADDRESS, _PROTOCOL, _SERVICE), (_ADDRESS, _SERVICE))
 BRIDGES = nft.SetSpec("bridges", (_IFNAME,))
 INTERNAL = nft.SetSpec("internal", (_IFNAME,))
 PAIRS = nft.SetSpec("same_bridge", (_IFNAME, _IFNAME))
 LOCAL = nft.SetSpec("local", (_ADDRESS, _IFNAME), interval=True)
-MASQUERADE = nft.SetSpec("masquerade", (_ADDRESS,), interval=True)
+SUBNETS = nft.SetSpec("subnets", (_ADDRESS,), interval=True)
 ON_LOOPBACK = nft.SetSpec("on_loopback", (_ADDRESS, _PROTOCOL, _SERVICE))
-SETS = (ANY, BOUND, ON_LOOPBACK, BRIDGES, INTERNAL, PAIRS, LOCAL, MASQUERADE)
+SETS = (ANY, BOUND, ON_LOOPBACK, BRIDGES, INTERNAL, PAIRS, LOCAL, SUBNETS)
 
 _ESTABLISHED = nft.ct_bits(0, 0x2 | 0x4)  # established, related
 _DNATTED = nft.ct_bits(2, 0x20)
@@ -101,7 +102,7 @@ def contents(networks: Iterable[Network], ports: Iterable[Port]) -> dict[nft.Set
             wanted[INTERNAL].add(nft.Element(bridge))
         else:
             behind = (int(subnet.broadcast_address) + 1).to_bytes(4, "big")
-            wanted[MASQUERADE].add(nft.Element(first, b"", behind))
+            wanted[SUBNETS].add(nft.Element(first, b"", behind))
     return wanted
 
 
@@ -158,7 +159,7 @@ def _postrouting_rules() -> list[bytes]:
         # directly from the neighbour. By source subnet: with br_netfilter the input interface is not the bridge.
         home + _DNATTED + nft.masquerade(),
         home + _ACCEPT,
-        _IPV4 + nft.network_header(_SOURCE, 4) + nft.lookup(MASQUERADE.name) + nft.masquerade(),
+        _IPV4 + nft.network_header(_SOURCE, 4) + nft.lookup(SUBNETS.name) + nft.masquerade(),
         # The host's 127.0.0.1 to a published port: the container could not answer that address.
         _IPV4 + nft.network_header(_SOURCE, 1) + _LOOPBACK + _to(BRIDGES) + nft.masquerade(),
     ]
@@ -256,6 +257,9 @@ def _unpublish_each(nl: Netlink, table: str, by_set: dict[nft.SetSpec, set[nft.E
                     raise
 
 
-def remove(nl: Netlink, table: str) -> None:
-    """Delete the table; none there is no error."""
-    nft.commit(nl, [nft.new_table(table, _VERSION), nft.del_table(table)])
+def remove(nl: Netlink, table: str) -> bool:
+    """Delete the table; False where there was none."""
+    if nft.table_tag(nl, table) is None:
+        return False
+    nft.commit(nl, [nft.del_table(table)])
+    return True

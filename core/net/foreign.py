@@ -1,8 +1,8 @@
 """A foreign FORWARD policy of DROP (Docker, ufw): an accept in our table does not override another table's drop.
 
-Where ``ip filter FORWARD`` drops by policy, each bridge gets two accepting rules in ``DOCKER-USER``, which Docker leaves
-to the administrator and calls first, else at the head of ``FORWARD``. They carry a comment with the instance's table
-as their owner. What may really pass stays decided in our own table: its drop is final as well.
+Where ``ip filter FORWARD`` drops by policy, each bridge gets two accepting rules in ``DOCKER-USER``, which Docker
+leaves to the administrator and calls first, else at the head of ``FORWARD``. They carry a comment with the instance's
+table as their owner. What may really pass stays decided in our own table: its drop is final as well.
 """
 
 from __future__ import annotations

@@ -151,16 +151,20 @@ class Host:
         return [n for n in pools.every(self.store.disk) if n.driver == "bridge"]
 
     def restore(self) -> bool:
-        """Make the nft table, and the accepts in a foreign FORWARD chain, what the database says. True where that
-        changed anything."""
+        """Make the nft table, and the accepts in a foreign FORWARD chain, what the database says: nothing, where there
+        is no network. True where that changed anything."""
+        netfilter, table = self.netfilter, self.inst.nft_table
         with self.store.run.write() as con:
+            # Read under the lock: a network that another process makes now has its row first, its table after us.
             networks = self.bridged()
-            published = ports.parse(con.execute("SELECT * FROM port").fetchall())
-            wanted = firewall.contents(networks, published)
-            changed = not firewall.intact(self.netfilter, self.inst.nft_table, wanted)
-            if changed:
-                firewall.rebuild(self.netfilter, self.inst.nft_table, wanted)
-            return foreign.adjust(self.netfilter, self.inst.nft_table, [n.bridge for n in networks]) or changed
+            changed = foreign.adjust(netfilter, table, [n.bridge for n in networks])
+            if not networks:
+                return firewall.remove(netfilter, table) or changed
+            wanted = firewall.contents(networks, ports.parse(con.execute("SELECT * FROM port").fetchall()))
+            if firewall.intact(netfilter, table, wanted):
+                return changed
+            firewall.rebuild(netfilter, table, wanted)
+            return True
 
     # ─ containers ─
 
@@ -214,10 +218,13 @@ class Host:
         rows = self.store.disk.read("SELECT name FROM container WHERE id = ?", (cid,))
         return str(rows[0]["name"]) if rows else cid[:12]
 
-    def detach(self, cid: str) -> None:
-        """Give back all that the container has: ports, links, tracked connections, addresses. Idempotent."""
+    def detach(self, cid: str) -> list[str]:
+        """Give back all that the container has: ports, links, tracked connections, addresses. Idempotent.
+
+        Returns the interfaces that were cut off; see :meth:`reap`.
+        """
         if not self._holds(cid):
-            return
+            return []
         with step("release the network", cid), self.store.run.write() as con:
             ends = con.execute("SELECT ip, interface FROM endpoint WHERE container = ?", (cid,)).fetchall()
             published = ports.parse(con.execute("SELECT * FROM port WHERE container = ?", (cid,)).fetchall())
@@ -229,6 +236,15 @@ class Host:
                 flows.forget_addresses(self.netfilter, [end["ip"] for end in ends])
             con.execute("DELETE FROM port WHERE container = ?", (cid,))
             ipam.release(con, cid)
+            return names
+
+    def reap(self, names: list[str]) -> None:
+        """Delete interfaces that were cut off some time ago and are still there.
+
+        They vanish with the container's namespace, for free; but a TCP connection that was open, or a packet that waits
+        for an ARP answer, keeps a dead namespace for seconds up to minutes.
+        """
+        links.unplug(self.rtnl, names, delete=True)
 
     def _holds(self, cid: str) -> bool:
         tables = ("endpoint", "lease", "port")
@@ -257,13 +273,7 @@ class Host:
                 con.execute("DELETE FROM network WHERE id = ?", (network.id,))
             with self.store.run.write() as con:
                 con.execute("DELETE FROM cursor WHERE network = ?", (network.id,))
-            self.restore() if self.bridged() else self.remove_table()
-
-    def remove_table(self) -> None:
-        """No network is left: neither is anything of ours in the firewall."""
-        with self.store.run.write():
-            foreign.adjust(self.netfilter, self.inst.nft_table, [])
-            firewall.remove(self.netfilter, self.inst.nft_table)
+            self.restore()
 
     # ─ reading ─
 

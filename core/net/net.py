@@ -24,6 +24,7 @@ from core.store.db import Store
 from core.store.paths import Instance
 
 T = TypeVar("T")
+_GRACE = 1.0  # seconds that the kernel gets to remove a dead namespace by itself
 
 
 class Net:
@@ -37,6 +38,7 @@ class Net:
         self._host = Host(inst, store)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="net")
         self._watcher: asyncio.Task[None] | None = None
+        self._reapers: set[asyncio.TimerHandle] = set()
 
     async def _do(self, work: Callable[[], T], lost: Callable[[T], None] | None = None) -> T:
         """Run ``work`` in the worker. Where the caller is cancelled meanwhile, ``lost`` gets what nobody took."""
@@ -50,6 +52,8 @@ class Net:
 
     async def close(self) -> None:
         """Finish what is under way, stop watching; nothing in the kernel is undone."""
+        for reaper in self._reapers:
+            reaper.cancel()  # what it would have deleted goes by itself, or by the next recovery
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
@@ -107,9 +111,19 @@ class Net:
     async def detach(self, cid: str) -> None:
         """Give back everything of the container; a second time does nothing.
 
-        Its end of the wire vanishes with the last process or descriptor that holds the namespace.
+        The wire is cut at once. It vanishes with the last process or descriptor that holds the namespace, or a second
+        later if this object is still open by then.
         """
-        await self._do(lambda: self._host.detach(cid))
+        if names := await self._do(lambda: self._host.detach(cid)):
+            self._reap_later(names)
+
+    def _reap_later(self, names: list[str]) -> None:
+        def work() -> None:
+            self._reapers.discard(timer)
+            self._thread.submit(self._host.reap, names)
+
+        timer = asyncio.get_running_loop().call_later(_GRACE, work)
+        self._reapers.add(timer)
 
     async def remove_network(self, network: str) -> None:
         """Delete a network without containers; the firewall entries go with it, the table with the last one.
@@ -172,8 +186,8 @@ class Net:
         return await self._do(work)
 
     def watch(self) -> None:
-        """From now until :meth:`close`, put the firewall right whenever somebody else changes it (``nft flush ruleset``, a
-        firewalld reload, Docker starting). For engines that stay open."""
+        """From now until :meth:`close`, put the firewall right whenever somebody else changes it (``nft flush
+        ruleset``, a firewalld reload, Docker starting). For engines that stay open."""
         if self._watcher is None:
             self._watcher = asyncio.get_running_loop().create_task(self._watch(), name="net.watch")
 

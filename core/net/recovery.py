@@ -9,7 +9,7 @@ from core.errors import WharfError
 from core.kernel import netns
 from core.kernel import rtnetlink as rt
 from core.model import EndpointInfo
-from core.net import firewall, links, pools
+from core.net import links, pools
 from core.net.host import Host
 
 
@@ -18,21 +18,16 @@ def recover(host: Host, live: Collection[str], pids: Mapping[str, int]) -> list[
     done: list[str] = []
     _release_dead(host, live, done)
     _delete_orphans(host, done)
-    used = host.attached()
-    for network_id in used:
+    for network_id in host.attached():
         try:
             network, _ = host.ensure(network_id)
         except WharfError as error:
             done.append(f"failed: {error}")
             continue
         _replug(host, network.id, pids, done)
-    if (used or _table_exists(host)) and host.restore():
+    if host.restore():
         done.append("restored the firewall")
     return done
-
-
-def _table_exists(host: Host) -> bool:
-    return firewall.present(host.netfilter, host.inst.nft_table)
 
 
 def _release_dead(host: Host, live: Collection[str], done: list[str]) -> None:
