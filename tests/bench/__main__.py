@@ -1,0 +1,70 @@
+"""``make bench``: every benchmark in one run, on one disk. ``python -m tests.bench [NAME…]`` runs some of them."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.bench import bench_follow, bench_pull, bench_run, bench_screen, bench_start
+from tests.bench.measure import Row, table
+from tests.bench.place import Docker, Place, Podman, Wharf, bring_images, journaled_disk, sh
+
+BENCHES = {
+    "start": bench_start.run,
+    "run": bench_run.run,
+    "pull": bench_pull.run,
+    "follow": bench_follow.run,
+    "screen": bench_screen.run,
+}
+
+
+def _where() -> str:
+    versions = [sh("dockerd", "--version").strip().partition(", build")[0]]
+    if shutil.which("podman"):
+        versions.append(sh("podman", "--version").strip())
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    kernel = platform.release().split("-")[0]
+    return (
+        f"{time.strftime('%Y-%m-%d')}, Linux {kernel}, {os.cpu_count()} CPUs, {memory:.0f} GB, "
+        f"Python {platform.python_version()}, ext4 with a journal. Peers: {'; '.join(versions)}. Medians."
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*BENCHES, []], help="which benchmarks (default: all)")
+    names = parser.parse_args().names or list(BENCHES)
+    if os.geteuid() != 0:
+        print("The benchmarks need root: they mount a disk and start a Docker daemon.", file=sys.stderr)
+        return 1
+    rows: list[Row] = []
+    with contextlib.ExitStack() as stack:
+        # Short: the paths of unix sockets below it may have 107 characters.
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wb-", ignore_cleanup_errors=True)))
+        disk = stack.enter_context(journaled_disk(folder))
+        docker = stack.enter_context(Docker(folder, disk).running())
+        wharf = Wharf(folder, disk)
+        stack.callback(wharf.end)
+        podman = Podman(folder, disk) if shutil.which("podman") else None
+        place = Place(folder, disk, docker, wharf, podman)
+        bring_images(place)
+        for name in names:
+            print(f"… {name}", file=sys.stderr, flush=True)
+            rows += BENCHES[name](place)
+            print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+    text = f"{_where()}\n\n{table(rows)}\n"
+    print(text)
+    if names == list(BENCHES):
+        Path(__file__).with_name("results.md").write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
