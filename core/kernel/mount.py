@@ -137,9 +137,7 @@ def attach(mount_fd: int, target_fd: int) -> None:
     syscall(SYS_MOVE_MOUNT, mount_fd, b"", target_fd, b"", _F_EMPTY_PATH | _T_EMPTY_PATH, what="move_mount")
 
 
-def set_attributes(
-    mount_fd: int, attrs: int, *, clear: int = 0, propagation: int = 0, recursive: bool = False
-) -> None:
+def set_attributes(mount_fd: int, attrs: int, *, clear: int = 0, propagation: int = 0, recursive: bool = False) -> None:
     """Change a mount's ``ATTR_*`` bits and its propagation (``MS_PRIVATE`` …), for all below it if ``recursive``.
 
     :raises OSError:

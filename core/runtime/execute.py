@@ -15,11 +15,7 @@ from core.runtime.task import ExecTask, Report
 from core.runtime.user import USER_ANNOTATION
 
 _JOIN = (
-    process.CLONE_NEWNS
-    | process.CLONE_NEWUTS
-    | process.CLONE_NEWIPC
-    | process.CLONE_NEWNET
-    | process.CLONE_NEWCGROUP
+    process.CLONE_NEWNS | process.CLONE_NEWUTS | process.CLONE_NEWIPC | process.CLONE_NEWNET | process.CLONE_NEWCGROUP
 )
 
 

@@ -20,6 +20,7 @@ from core.runtime.defaults import Json
 from core.runtime.task import Report
 from core.runtime.user import User, lookup
 
+_CAP_SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
 _MISSING = (errno.ENOENT, errno.ENOTDIR)
 
 
@@ -59,7 +60,7 @@ def who(own: Json, words: str) -> User:
             os.close(root)
     user = cast(Json, own["user"])
     groups = tuple(cast("list[int]", user.get("additionalGids", [])))
-    if not words and not user["uid"]:
+    if not user["uid"]:
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         found = lookup(root, "")
         os.close(root)
@@ -74,6 +75,7 @@ def enter_folder(path: str, *, make: bool) -> None:
 
     :raises StartFailed: with the reason
     """
+    what = f"cannot change to working directory {path}"
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
@@ -86,12 +88,14 @@ def enter_folder(path: str, *, make: bool) -> None:
         os.close(fd)
         inside = os.getcwd().startswith("/")  # the kernel says "(unreachable)…" for a folder outside the root
     except OSError as error:
-        reason = "it leads out of the container" if error.errno == errno.ELOOP else error.strerror
-        raise StartFailed(f"cannot change to working directory {path}", reason, step="working directory") from error
+        reason = "it leads out of the container" if error.errno == errno.ELOOP else str(error.strerror)
+        raise StartFailed(what, reason, step="working directory") from error
     finally:
         os.close(root)
     if not inside:
-        raise StartFailed(f"cannot change to working directory {path}", "it is outside the root", step="working directory")
+        raise StartFailed(
+            f"cannot change to working directory {path}", "it is outside the root", step="working directory"
+        )
 
 
 def set_limits(own: Json) -> None:
@@ -130,7 +134,9 @@ def become(own: Json, user: User, seccomp: bytes, report: Report) -> NoReturn:
     """
     report.at("dropping privileges")
     sets = cast("dict[str, list[str]]", own.get("capabilities") or {})
-    bits = {name: caps.mask(sets.get(name, ())) for name in ("bounding", "effective", "permitted", "inheritable", "ambient")}
+    bits = {
+        name: caps.mask(sets.get(name, ())) for name in ("bounding", "effective", "permitted", "inheritable", "ambient")
+    }
     no_new_privs = bool(own.get("noNewPrivileges"))
     if seccomp and not no_new_privs:
         # Without no_new_privs a filter needs CAP_SYS_ADMIN: before that is dropped.
@@ -155,6 +161,7 @@ def become(own: Json, user: User, seccomp: bytes, report: Report) -> NoReturn:
 def execute(own: Json, user: User, report: Report) -> NoReturn:
     """Replace this process by the command; it is looked for in the container's ``PATH``."""
     report.at("executing the command")
+    report.ready()
     args = cast("list[str]", own["args"])
     env = dict(entry.partition("=")[::2] for entry in cast("list[str]", own.get("env", [])))
     env.setdefault("HOME", user.home)

@@ -93,7 +93,7 @@ class Tree:
         mount.attach(self.root, target)
         os.close(target)
 
-    # -- binds ----------------------------------------------------------------------------------------------------
+    # -- binds
     def _open_source(self, entry: Json) -> int:
         source = str(entry["source"])
         self._report.at(f"opening {source}")
@@ -119,7 +119,7 @@ class Tree:
         os.close(target)
         os.close(source)
 
-    # -- file systems -----------------------------------------------------------------------------------------------
+    # -- file systems
     def _mount_filesystem(self, entry: Json) -> None:
         destination, kind = str(entry["destination"]), str(entry["type"])
         attributes, data = _split_options(cast("list[str]", entry["options"]))
@@ -181,7 +181,7 @@ class Tree:
         mount.attach(view, target)
         os.close(view)
 
-    # -- devices, sysctls, masks --------------------------------------------------------------------------------------
+    # -- devices, sysctls, masks
     def _extra_devices(self, devices: Sequence[Json]) -> None:
         for device in devices:
             folder, name = os.path.split(os.path.normpath(str(device["path"])))

@@ -274,7 +274,9 @@ def _mount(mount: Mount, volumes: Mapping[str, str]) -> Json:
     target = os.path.normpath(mount.target)
     if target in _RESERVED or target.startswith("/proc/") or not target.startswith("/") or target == "/":
         # Something else on /proc would receive what init writes there (CVE-2019-16884, CVE-2023-27561).
-        raise InvalidArgument(f"cannot mount on {mount.target}", "init needs that place itself", "Choose another target")
+        raise InvalidArgument(
+            f"cannot mount on {mount.target}", "init needs that place itself", "Choose another target"
+        )
     read_only = ["ro"] if mount.read_only else []
     if mount.kind == "tmpfs":
         options = ["nosuid", "nodev", "noexec", *mount.options, *read_only]

@@ -56,8 +56,10 @@ class Report:
     packet                      meaning
     ==========================  ============================================================
     ``T`` + one descriptor      the terminal's master side
+    ``R``                       set-up is done, the exec comes next
     ``E`` + JSON                it failed; an error by ``WharfError.to_dict``
-    end of file                 the command was executed (the socket is close-on-exec)
+    end of file                 after ``R``: the command was executed (the socket is
+                                close-on-exec); without it: the child was killed
     ==========================  ============================================================
     """
 
@@ -72,6 +74,9 @@ class Report:
     def terminal(self, master: int) -> None:
         with socket.socket(fileno=os.dup(self.fd)) as line:
             socket.send_fds(line, [b"T"], [master])
+
+    def ready(self) -> None:
+        os.write(self.fd, b"R")
 
     def fail(self, error: BaseException) -> NoReturn:
         """Tell the monitor and end this process."""

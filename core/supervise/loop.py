@@ -41,9 +41,12 @@ class Loop:
         self._epoll.modify(fd, events)
 
     def unwatch(self, fd: int) -> None:
-        """Forget ``fd``; before it is closed, or its number would come to mean another file."""
+        """Forget ``fd``; at the latest right after it is closed, before its number comes to mean another file."""
         if self._handlers.pop(fd, None):
-            self._epoll.unregister(fd)
+            try:
+                self._epoll.unregister(fd)
+            except OSError:
+                pass  # closed: the kernel has forgotten it already
 
     def after(self, seconds: float, action: Callable[[], None]) -> Timer:
         timer = Timer(action)

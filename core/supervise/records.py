@@ -29,6 +29,7 @@ class RunState:
     failing_streak: int = 0
     health_output: str = ""  # of the last check, at most 4 KiB
     tty: bool = False
+    stopping: bool = False  # asked to stop: no automatic restart
     boot_id: str = ""
     protocol: int = PROTOCOL
     version: int = 1

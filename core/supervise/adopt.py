@@ -1,0 +1,73 @@
+"""A new monitor takes over a container whose monitor was killed, at whatever moment that was."""
+
+from __future__ import annotations
+
+import os
+
+from core.errors import Conflict
+from core.kernel import process
+from core.supervise.monitor import Monitor
+from core.supervise.records import RunState, alive, load_exit, load_state
+from core.supervise.release import release
+from core.supervise.rundir import RunDir
+
+_SHORT = 1.0  # seconds: a dead monitor holds no lock, and a living one keeps its container
+
+
+def take_over(monitor: Monitor, status: int | None) -> bool:
+    """Continue where the last monitor was.
+
+    :param status: wait status of the container's first process, where the launcher has reaped it
+    :returns: True where there is something left to watch
+    """
+    launch = monitor.launch
+    if not os.path.isdir(launch.run_dir):
+        release(launch)  # only that step was left
+        return False
+    try:
+        monitor.rundir = RunDir(launch.run_dir, patience=_SHORT)
+    except Conflict:
+        return False  # it has one: another launcher was faster
+    old = load_state(launch.run_dir)
+    if old is None:
+        # Killed before it could say that the container runs: the engine has been told that the start failed.
+        monitor.undo()
+        return False
+    monitor.resume_as(old)
+    ended = load_exit(launch.exit_path)
+    if ended is not None and ended.started == old.started:
+        monitor.open_control()
+        monitor.after_exit(ended.exit_code, ended.finished - ended.started, failed=bool(ended.error))
+    else:
+        _join(monitor, old, status)
+    return True
+
+
+def _join(monitor: Monitor, old: RunState, status: int | None) -> None:
+    """Go on with the container that runs, or note its end if it came meanwhile."""
+    launch, kept, rundir = monitor.launch, monitor.kept, monitor.rundir
+    assert rundir is not None
+    monitor.load()
+    # With copies from the launcher, a missing input means that it was ended; without any, nobody can tell.
+    had_copies = "pidfd" in kept
+    if not had_copies:
+        pidfd = process.open_pidfd(old.pid, old.pid_start)
+        if pidfd is not None:
+            kept["pidfd"] = pidfd
+    if alive(old) and "netns" not in kept:
+        kept["netns"] = os.open(f"/proc/{old.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    if launch.stdin_open and not launch.tty and not had_copies:
+        kept["stdin"] = os.open(rundir.file("stdin"), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    monitor.pidfd = kept.get("pidfd", -1)
+    monitor.open_streams()
+    monitor.open_control()
+    monitor.save()
+    monitor.give_to_launcher()
+    if status is not None:
+        monitor.record(status)
+    elif monitor.pidfd < 0:
+        monitor.record(process.zombie_status(old.pid, old.pid_start))
+    else:
+        monitor.watch_end()
+        if monitor.health is not None:
+            monitor.health.resume(old.health, old.failing_streak)

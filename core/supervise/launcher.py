@@ -1,0 +1,341 @@
+"""The launcher: a warm fork server. It forks monitors, keeps copies of what they hold, and replaces one that is killed.
+
+Started by the first engine that needs it (see :mod:`core.supervise.client`) with a listening socket, from a read-only
+view of the interpreter; it leaves when it has had nothing to do for a minute. Everything a monitor or an init needs is
+imported here, once: nothing is imported after a fork.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn, cast
+
+from core.errors import InvalidArgument, WharfError
+from core.kernel import libc, process
+from core.supervise import adopt
+from core.supervise.control import trusted
+from core.supervise.loop import Loop
+from core.supervise.monitor import Monitor
+from core.supervise.protocol import PROTOCOL, Launch, Message, close_all, receive, send
+from core.supervise.records import load_state, monitor_alive
+from core.supervise.rundir import CONTROL, load_launch
+from core.supervise.sockets import connect
+
+IDLE = 60.0  # seconds
+_PATIENCE = 2.0  # seconds a client may take over its message
+_CRASHED = 70  # exit code of a monitor that met a bug
+_MAX_ADOPTIONS = 5  # of one container in a row, then a minute of rest
+
+
+class Guard:
+    """What the launcher knows and keeps of one monitor. ``kept`` are copies of the monitor's descriptors by name."""
+
+    def __init__(self, launch: Launch, pid: int) -> None:
+        self.launch = launch
+        self.pid = pid
+        self.kept: dict[str, int] = {}
+        self.container = 0
+        self.status: int | None = None  # of the container's first process, where it was ours to reap
+        self.line: socket.socket | None = None
+        self.pidfd = -1
+        self.adoptions = 0
+
+    def close(self) -> None:
+        close_all(list(self.kept.values()))
+        self.kept = {}
+        if self.line is not None:
+            self.line.close()
+            self.line = None
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+class Launcher:
+    """:param listener: bound by the engine, so that it can connect before we are up
+    :param run: the instance's run folder
+    :param build: identifies the code; a newer engine has a launcher with another one retire
+    """
+
+    def __init__(self, listener: socket.socket, run: str, build: str) -> None:
+        self._listener = listener
+        self._run = run
+        self._build = build
+        self._loop = Loop()
+        self._guards: dict[str, Guard] = {}
+        self._retired = False
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._idle = self._loop.after(IDLE, self._maybe_leave)
+
+    def run(self) -> None:
+        signal.signal(signal.SIGCHLD, lambda signo, frame: None)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        self._listener.setblocking(False)
+        self._loop.watch(self._listener.fileno(), lambda events: self._accept())
+        self._loop.watch(self._wake_read, lambda events: self._children_ended())
+        self._find_monitors()
+        self._loop.run()
+
+    # -- requests
+    def _accept(self) -> None:
+        try:
+            sock = self._listener.accept()[0]
+        except OSError:
+            return
+        sock.settimeout(_PATIENCE)
+        self._idle.cancel()
+        self._idle = self._loop.after(IDLE, self._maybe_leave)
+        fds: list[int] = []
+        try:
+            if trusted(sock):
+                message, fds = receive(sock)
+                self._serve(message, fds, sock)
+        except WharfError as error:
+            self._answer(sock, {"error": error.to_dict()})
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            broken = InvalidArgument("broken request", f"{type(error).__name__}: {error}")
+            self._answer(sock, {"error": broken.to_dict()})
+        finally:
+            close_all(fds)
+            sock.close()
+
+    def _answer(self, sock: socket.socket, message: Message) -> None:
+        try:
+            send(sock, message)
+        except OSError:
+            pass
+
+    def _serve(self, message: Message, fds: list[int], sock: socket.socket) -> None:
+        if message.get("protocol") != PROTOCOL or message.get("build") != self._build:
+            self._retire()
+            send(sock, {"retired": True})
+        elif message["op"] == "launch":
+            launch = Launch.from_plain(cast(Message, message["launch"]))
+            self._fork_first(launch, dict(zip(cast("list[str]", message["fds"]), fds, strict=True)), sock)
+        elif message["op"] == "adopt":
+            self._consider(str(message["id"]), str(message["run_dir"]))
+            send(sock, {"ok": True})
+        else:
+            raise InvalidArgument(f"unknown request {message['op']!r}", "this launcher is of another version")
+
+    # -- monitors
+    def _fork_first(self, launch: Launch, fds: dict[str, int], reply: socket.socket) -> None:
+        """The monitor of a new container; it answers the engine itself."""
+        attach = fds.pop("attach", None)
+
+        def work(line: socket.socket) -> None:
+            monitor = Monitor(launch, dict(fds), line)
+            reply.setblocking(True)
+            try:
+                monitor.start(reply, None if attach is None else socket.socket(fileno=attach))
+            except WharfError as error:
+                self._answer(reply, {"error": error.to_dict()})
+                return
+            monitor.run()
+
+        keep = {reply.fileno(), *fds.values()} | (set() if attach is None else {attach})
+        guard = self._fork(launch, keep, work)
+        guard.kept = {name: os.dup(fd) for name, fd in fds.items()}
+
+    def _fork_adopter(self, guard: Guard) -> None:
+        """A new monitor for a container whose monitor was killed."""
+        launch, kept, status = guard.launch, dict(guard.kept), guard.status
+
+        def work(line: socket.socket) -> None:
+            monitor = Monitor(launch, kept, line)
+            if adopt.take_over(monitor, status):
+                monitor.run()
+
+        fresh = self._fork(launch, set(kept.values()), work)
+        fresh.kept, guard.kept = guard.kept, {}
+        fresh.container, fresh.status, fresh.adoptions = guard.container, guard.status, guard.adoptions + 1
+        guard.close()
+
+    def _fork(self, launch: Launch, keep: set[int], work: Callable[[socket.socket], None]) -> Guard:
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            _become_monitor({theirs.fileno(), *keep}, lambda: work(theirs))
+        theirs.close()
+        guard = Guard(launch, pid)
+        guard.line = ours
+        self._guards[launch.id] = guard
+        self._loop.watch(ours.fileno(), lambda events: self._told(guard))
+        return guard
+
+    def _told(self, guard: Guard) -> None:
+        """A monitor gives copies of its descriptors (all of them, each time)."""
+        assert guard.line is not None
+        try:
+            message, fds = receive(guard.line)
+        except (OSError, EOFError, WharfError):
+            self._loop.unwatch(guard.line.fileno())  # it has ended; SIGCHLD says how
+            return
+        close_all(list(guard.kept.values()))
+        guard.kept = dict(zip(cast("list[str]", message["keep"]), fds, strict=True))
+        guard.container, guard.status = cast(int, message["pid"]), None
+
+    def _children_ended(self) -> None:
+        try:
+            os.read(self._wake_read, 4096)
+        except BlockingIOError:
+            pass
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._child_ended(pid, status)
+
+    def _child_ended(self, pid: int, status: int) -> None:
+        for guard in list(self._guards.values()):
+            if guard.pid == pid:
+                self._monitor_ended(guard, bad=status != 0)
+            elif guard.container == pid:
+                # Its monitor was killed, so that it became our child: the next monitor wants to know.
+                guard.status = status
+                if guard.line is not None:
+                    self._answer(guard.line, {"exited": pid, "status": status})
+
+    def _monitor_ended(self, guard: Guard, *, bad: bool) -> None:
+        if guard.line is not None:
+            while guard.line.fileno() >= 0 and self._pending(guard):
+                self._told(guard)
+            self._loop.unwatch(guard.line.fileno())
+        if self._guards.get(guard.launch.id) is guard:
+            del self._guards[guard.launch.id]
+        if guard.pidfd >= 0:
+            self._loop.unwatch(guard.pidfd)
+        if not bad:
+            guard.close()
+        elif guard.adoptions < _MAX_ADOPTIONS:
+            self._fork_adopter(guard)
+        else:
+            guard.adoptions = 0
+            self._loop.after(IDLE, lambda: self._fork_adopter(guard))
+
+    def _pending(self, guard: Guard) -> bool:
+        assert guard.line is not None
+        try:
+            return bool(guard.line.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:
+            return False
+
+    # -- monitors of an earlier launcher
+    def _find_monitors(self) -> None:
+        """After a launcher was killed: guard the monitors it left, and replace those that are gone too."""
+        base = os.path.join(self._run, "c")
+        for cid in os.listdir(base) if os.path.isdir(base) else ():
+            self._consider(cid, os.path.join(base, cid))
+
+    def _consider(self, cid: str, run_dir: str) -> None:
+        if cid in self._guards:
+            return
+        launch = load_launch(run_dir)
+        if launch is None:
+            return
+        state = load_state(run_dir)
+        guard = Guard(launch, state.monitor_pid if state else 0)
+        if state is None or not monitor_alive(state):
+            guard.container = state.pid if state else 0
+            self._fork_adopter(guard)
+            return
+        pidfd = process.open_pidfd(state.monitor_pid, state.monitor_start)
+        if pidfd is None:
+            self._fork_adopter(guard)
+            return
+        guard.pidfd, guard.container = pidfd, state.pid
+        self._guards[cid] = guard
+        self._ask_for_copies(guard)
+        self._loop.watch(pidfd, lambda events: self._stranger_ended(guard))
+
+    def _ask_for_copies(self, guard: Guard) -> None:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(_PATIENCE)
+            try:
+                connect(sock, os.path.join(guard.launch.run_dir, CONTROL))
+                send(sock, {"op": "keep"})
+                message, fds = receive(sock)
+                guard.kept = dict(zip(cast("list[str]", message["names"]), fds, strict=True))
+            except (OSError, EOFError, WharfError):
+                pass  # it is about to leave, or it will be replaced with what can be found in /proc
+
+    def _stranger_ended(self, guard: Guard) -> None:
+        # Not our child, so its exit code is not ours to see; one that left in order has removed its folder.
+        left_folder = os.path.isdir(guard.launch.run_dir) and load_state(guard.launch.run_dir) is not None
+        self._monitor_ended(guard, bad=left_folder)
+
+    # -- leaving
+    def _retire(self) -> None:
+        """Make way for a launcher of another version; stay only for the monitors that are our children."""
+        if not self._retired:
+            self._retired = True
+            self._loop.unwatch(self._listener.fileno())
+            self._listener.close()
+            self._maybe_leave()
+
+    def _maybe_leave(self) -> None:
+        if self._guards:
+            self._idle = self._loop.after(IDLE, self._maybe_leave)
+            return
+        if not self._retired:
+            lock = os.open(os.path.join(self._run, "launcher.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                # Under the lock no engine connects to a socket that is about to go.
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                self._idle = self._loop.after(IDLE, self._maybe_leave)
+                return
+            os.unlink(os.path.join(self._run, "launcher.sock"))
+        self._loop.stop()
+
+
+def _become_monitor(keep: set[int], work: Callable[[], None]) -> NoReturn:
+    """In the child: forget that we were the launcher. Exit code 0 means: all done, nothing to adopt."""
+    code = _CRASHED
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        libc.close_all_but(keep | {0, 1, 2})
+        process.set_name("wharf-monitor")
+        process.set_subreaper()
+        work()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def main(listener_fd: int, run: str, build: str) -> None:
+    """Entry point, in a process of its own whose standard streams are set already."""
+    if os.fork():
+        os._exit(0)  # the engine that started us need not reap us
+    os.setsid()
+    os.chdir("/")
+    os.umask(0o077)
+    libc.close_all_but({0, 1, 2, listener_fd})
+    # Before anything of a container's exists: nobody may trace us or open what we hold through /proc, and forked
+    # children inherit that (CVE-2016-9962, CVE-2019-5736).
+    process.set_dumpable(False)
+    process.set_name("wharf-launcher")
+    # A container whose monitor is killed becomes our child: its exit status is not lost.
+    process.set_subreaper()
+    for signo in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+        signal.signal(signo, signal.SIG_DFL)
+    sys.stdin = sys.stdout = None  # type: ignore[assignment]
+    # What is alive now is shared with every monitor: the collector must never touch (and so copy) it.
+    gc.collect()
+    gc.freeze()
+    Launcher(socket.socket(fileno=listener_fd), run, build).run()

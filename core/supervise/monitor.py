@@ -1,0 +1,425 @@
+"""The monitor: one process per running container, its parent, its log, its terminal, its restart policy.
+
+It is forked by the launcher, has no event loop of asyncio and imports nothing after the fork, so that it stays at
+about a megabyte. What it holds beside memory (pidfd, network namespace, reserved ports, terminal, input) it also gives
+to the launcher to keep: a monitor that is killed is replaced, and the new one goes on with the same descriptors.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from dataclasses import replace
+
+from core import cgroups
+from core.errors import StartFailed, WharfError
+from core.kernel import process
+from core.logs.writer import LogWriter
+from core.runtime.defaults import Json
+from core.store.tell import append
+from core.supervise import spawn
+from core.supervise.control import Control
+from core.supervise.fate import wait_status
+from core.supervise.health import Health
+from core.supervise.loop import Loop
+from core.supervise.protocol import Launch, Message, send
+from core.supervise.pump import Pump
+from core.supervise.records import ExitRecord, RunState, boot_id, write_exit, write_state
+from core.supervise.release import release
+from core.supervise.restart import Restarts
+from core.supervise.rundir import CONTROL, RunDir
+
+RESTART_TIMEOUT = 60.0  # seconds an automatic start may take
+_LAST_WORDS = 10.0  # seconds for attached clients to take what they have not got yet
+
+
+class Monitor:
+    """One container. Create it, then :meth:`start` or :meth:`take_over`, then :meth:`run`.
+
+    :param kept: descriptors by name: ``netns``, and ``hold*`` that are only kept open
+    :param store: connection to the launcher
+    """
+
+    def __init__(self, launch: Launch, kept: dict[str, int], store: socket.socket) -> None:
+        self.launch = launch
+        self.kept = kept
+        self.store = store
+        self.loop = Loop()
+        self.stopping = False
+        self.finished = False
+        self.rundir: RunDir | None = None
+        self.log = LogWriter(launch.log_path, launch.log.max_size, launch.log.max_files)
+        self.pump = Pump(self.loop, self.log, self._input_ended)
+        self.restarts = Restarts(launch.restart)
+        self.health: Health | None = None
+        self.control: Control | None = None
+        self.config: Json = {}
+        self.seccomp = b""
+        self.outputs: dict[int, int] = {}  # our ends of its pipes → stream
+        self.pidfd = -1
+        self.child = False  # the first process is ours to reap
+        self.state = RunState(
+            monitor_pid=os.getpid(),
+            monitor_start=process.start_time(os.getpid()),
+            pid=0,
+            pid_start=0,
+            status="running",
+            started=0.0,
+            tty=launch.tty,
+            boot_id=boot_id(),
+        )
+
+    # -- the first start
+    def start(self, reply: socket.socket, attach: socket.socket | None) -> None:
+        """Bring the container up and answer the engine.
+
+        :raises WharfError: nothing is left behind
+        """
+        try:
+            self.rundir = RunDir(self.launch.run_dir)
+            self.rundir.clear()
+            self.rundir.make_fifos()
+            self.rundir.save_launch(self.launch)
+            self.load()
+            if attach is not None:
+                self.pump.add(attach, stdin=self.launch.stdin_open, lossless=True)
+            self._bring_up(reply, None)
+            self.open_control()
+            if self.health:
+                self.health.start()
+            # The state before the answer: whoever is told that it runs can also see it.
+            self.save()
+            send(reply, {"started": self._started()})
+        except (OSError, WharfError) as error:
+            self.undo()
+            raise _typed(error) from error
+        self.loop.watch(reply.fileno(), lambda events: self._confirmed(reply))
+
+    def resume_as(self, old: RunState) -> None:
+        """Go on with what the last monitor has written down."""
+        mine = self.state
+        self.state = replace(old, monitor_pid=mine.monitor_pid, monitor_start=mine.monitor_start)
+        self.restarts.count = old.restarts
+        self.stopping = old.stopping
+
+    def load(self) -> None:
+        self.config = spawn.read_config(self.launch)
+        self.seccomp = spawn.read_seccomp(self.launch)
+
+    def _started(self) -> Message:
+        state = self.state
+        return {
+            "pid": state.pid,
+            "pid_start": state.pid_start,
+            "monitor_pid": state.monitor_pid,
+            "started": state.started,
+        }
+
+    def _confirmed(self, reply: socket.socket) -> None:
+        """The engine has noted the start down; or it has gone, and the start with it."""
+        self.loop.unwatch(reply.fileno())
+        try:
+            confirmed = bool(reply.recv(4096))
+        except OSError:
+            confirmed = False
+        reply.close()
+        if not confirmed:
+            self.undo()
+            self.loop.stop()
+
+    def undo(self) -> None:
+        """Take back everything of a start that failed or that nobody wants any more."""
+        self.stopping = True
+        if self.pidfd >= 0:
+            self.loop.unwatch(self.pidfd)
+            self._kill()
+        self._stop_serving()
+        self.pump.close()
+        self.pump.finish({"exit": None})
+        self.log.close()
+        cgroups.kill(self.launch.cgroup)
+        cgroups.remove(self.launch.cgroup)
+        if self.rundir is not None:
+            self.rundir.remove()
+        self.finished = True
+
+    def _kill(self) -> None:
+        try:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            if self.child:
+                os.waitpid(self.state.pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+
+    # -- processes
+    def _bring_up(self, cancel: socket.socket | None, timeout: float | None) -> None:
+        """Cgroup, streams, first process up to its exec. :raises WharfError: :raises OSError:"""
+        launch, rundir = self.launch, self.rundir
+        assert rundir is not None
+        linux = self.config["linux"]
+        assert isinstance(linux, dict)
+        cgroups.create(launch.cgroup, linux.get("resources") or {})
+        stdio = None if launch.tty else self._child_stdio(rundir)
+        try:
+            child = spawn.start_init(launch, self.config, self.seccomp, stdio, self.kept.get("netns"))
+        finally:
+            for fd in stdio or ():
+                os.close(fd)
+        child.wait(cancel, timeout)
+        self.pidfd, self.child = child.pidfd, True
+        self.kept["pidfd"] = child.pidfd
+        if child.master is not None:
+            self.kept["terminal"] = child.master
+        self.state = replace(
+            self.state,
+            pid=child.pid,
+            pid_start=process.start_time(child.pid),
+            status="running",
+            started=time.time(),
+            restarts=self.restarts.count,
+        )
+        self.open_streams()
+        self.watch_end()
+        self.give_to_launcher()
+
+    def _child_stdio(self, rundir: RunDir) -> tuple[int, int, int]:
+        """The container's ends. Output is opened read-write: while no monitor reads, writing blocks, and is no error.
+
+        Input is opened for reading only, so that its end can be seen.
+        """
+        out, err = (os.open(rundir.file(name), os.O_RDWR | os.O_CLOEXEC) for name in ("stdout", "stderr"))
+        if not self.launch.stdin_open:
+            return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), out, err
+        if "stdin" not in self.kept:
+            self.kept["stdin"] = os.open(rundir.file("stdin"), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        return os.open(rundir.file("stdin"), os.O_RDONLY | os.O_CLOEXEC), out, err
+
+    def open_streams(self) -> None:
+        """Begin to move the container's bytes."""
+        assert self.rundir is not None
+        terminal = self.kept.get("terminal")
+        if self.launch.tty:
+            self.pump.open({} if terminal is None else {terminal: 1}, terminal, terminal)
+            return
+        for name, stream in (("stdout", 1), ("stderr", 2)):
+            self.outputs[os.open(self.rundir.file(name), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)] = stream
+        self.pump.open(self.outputs, self.kept.get("stdin"), None)
+
+    def watch_end(self) -> None:
+        self.loop.watch(self.pidfd, lambda events: self._ended())
+
+    def give_to_launcher(self) -> None:
+        """Have the launcher hold copies of what another monitor would need."""
+        names = list(self.kept)
+        try:
+            send(self.store, {"keep": names, "pid": self.state.pid}, [self.kept[name] for name in names])
+        except OSError:
+            pass  # the launcher was killed; a new one asks for them (see Control's "keep")
+
+    def _input_ended(self) -> None:
+        fd = self.kept.pop("stdin", None)
+        if fd is not None:
+            os.close(fd)
+            self.give_to_launcher()  # its copy must go as well, or the container never sees the end
+
+    # -- requests
+    def open_control(self) -> None:
+        """Serve ``ctl.sock``; health checks can be made from here on."""
+        assert self.rundir is not None
+        handlers = {
+            "attach": self._on_attach,
+            "stopping": self._on_stopping,
+            "resize": self._on_resize,
+            "keep": self._on_keep,
+        }
+        self.control = Control(self.loop, self.rundir.file(CONTROL), handlers, self._start_exec)
+        check = self.launch.healthcheck
+        if check is not None and check.test[0] in ("CMD", "CMD-SHELL"):
+            self.health = Health(self.loop, check, self._start_check, self._health_changed)
+
+    def _on_attach(self, message: Message, sock: socket.socket) -> bool:
+        send(sock, {"ok": True, "tty": self.launch.tty})
+        self.pump.add(sock, stdin=bool(message.get("stdin")) and self.launch.stdin_open)
+        return True
+
+    def _on_stopping(self, message: Message, sock: socket.socket) -> bool:
+        self.stopping = True
+        self.state = replace(self.state, stopping=True)  # written down: another monitor would restart it
+        self.save()
+        send(sock, {"ok": True})
+        if self.state.status == "restarting":
+            self.loop.after(0, self._finish)
+        return False
+
+    def _on_resize(self, message: Message, sock: socket.socket) -> bool:
+        self.pump.resize(int(str(message["rows"])), int(str(message["columns"])))
+        send(sock, {"ok": True})
+        return False
+
+    def _on_keep(self, message: Message, sock: socket.socket) -> bool:
+        names = list(self.kept)
+        send(sock, {"names": names, "pid": self.state.pid}, [self.kept[name] for name in names])
+        return False
+
+    def _start_exec(self, own: Json, stdio: tuple[int, int, int] | None) -> spawn.Child:
+        if self.pidfd < 0:
+            raise StartFailed("cannot run a command in the container", "it is not running")
+        null = -1
+        if stdio is None and not own.get("terminal"):
+            null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            stdio = (null, null, null)
+        try:
+            return spawn.start_exec(self.launch.cgroup, own, self.seccomp, stdio, self.pidfd)
+        finally:
+            if null >= 0:
+                os.close(null)
+
+    def _start_check(self, argv: tuple[str, ...], stdio: tuple[int, int, int]) -> spawn.Child:
+        own = self.config["process"]
+        assert isinstance(own, dict)
+        annotations = self.config.get("annotations", {})
+        return self._start_exec({**own, "args": list(argv), "terminal": False, "annotations": annotations}, stdio)
+
+    def _health_changed(self, status: str, failures: int, output: str) -> None:
+        told = self.state.health
+        self.state = replace(self.state, health=status, failing_streak=failures, health_output=output)
+        self.save()
+        if status != told and status != "starting":
+            self._tell(f"health_status: {status}")
+
+    # -- the end
+    def _ended(self) -> None:
+        """The first process has ended, and the kernel has ended all others of its pid namespace before."""
+        self.loop.unwatch(self.pidfd)
+        self.record(self._status())
+
+    def _status(self) -> int | None:
+        if self.child:
+            return os.waitpid(self.state.pid, 0)[1]
+        return wait_status(self.pidfd, self.state.pid, self.state.pid_start, self.store)
+
+    def record(self, status: int | None) -> None:
+        """Write down how it ended (None: nobody knows), before anything else; then start it again or finish."""
+        if self.health:
+            self.health.stop()
+        self.pump.close()
+        code = None
+        if status is not None:
+            result = os.waitstatus_to_exitcode(status)
+            code = result if result >= 0 else 128 - result
+        ended = ExitRecord(
+            exit_code=code,
+            signal=status & 0x7F if status is not None else 0,
+            oom_killed=cgroups.oom_kills(self.launch.cgroup) > 0,
+            started=self.state.started,
+            finished=time.time(),
+            restarts=self.restarts.count,
+        )
+        write_exit(self.launch.exit_path, ended)
+        self.after_exit(code, ended.finished - ended.started)
+
+    def after_exit(self, code: int | None, ran: float, *, failed: bool = False) -> None:
+        """The end is on record: start it again by policy, or finish.
+
+        :param ran: seconds
+        :param failed: it could not even be started; no use to try again
+        """
+        self._let_go()
+        delay = None if self.stopping or failed else self.restarts.next_delay(code, ran)
+        if delay is None:
+            self._finish(code)
+            return
+        self.state = replace(self.state, pid=0, pid_start=0, status="restarting", health="")
+        self.save()
+        self._tell("die", exitCode="" if code is None else str(code))
+        self.loop.after(delay, self._restart)
+
+    def _let_go(self) -> None:
+        """Close what belonged to the process that ended, and remove its cgroup."""
+        for name in ("pidfd", "terminal"):
+            if name in self.kept:
+                os.close(self.kept.pop(name))
+        self.pidfd = -1
+        for fd in self.outputs:
+            os.close(fd)
+        self.outputs = {}
+        try:
+            cgroups.remove(self.launch.cgroup)
+        except WharfError:
+            # Something else is in there (put in from outside): the engine's release removes it later.
+            pass
+
+    def _restart(self) -> None:
+        if self.stopping:
+            return
+        try:
+            self.load()
+            self._bring_up(None, RESTART_TIMEOUT)
+        except (OSError, WharfError) as error:
+            self._failed_restart(_typed(error))
+            return
+        self.save()
+        if self.health:
+            self.health.start()
+        self._tell("start")
+
+    def _failed_restart(self, error: WharfError) -> None:
+        code = error.exit_code
+        now = time.time()
+        write_exit(self.launch.exit_path, ExitRecord(code, 0, False, now, now, str(error), self.restarts.count))
+        cgroups.remove(self.launch.cgroup)
+        self._finish(code)
+
+    def _finish(self, code: int | None = None) -> None:
+        """It will not run again: tell everyone, have its things released, leave."""
+        if self.finished:
+            return
+        self.finished = True
+        self._stop_serving()
+        self.log.close()
+        self.pump.finish({"exit": code})
+        # The folder goes before anyone is told: whoever starts the container again must not meet its remains.
+        if self.rundir is not None:
+            self.rundir.remove()
+        self._tell("die", exitCode="" if code is None else str(code))
+        for fd in self.kept.values():
+            os.close(fd)
+        self.kept = {}
+        release(self.launch)
+        # Commands run inside are reported, and slow clients served, for a little while.
+        self.loop.after(_LAST_WORDS, self.loop.stop)
+        self._stop_when_idle()
+
+    def _stop_when_idle(self) -> None:
+        if self.pump.busy or (self.control and self.control.busy):
+            self.loop.after(0.01, self._stop_when_idle)
+        else:
+            self.loop.stop()
+
+    def _stop_serving(self) -> None:
+        if self.health:
+            self.health.stop()
+        if self.control:
+            self.control.close()
+
+    # -- small things
+    def run(self) -> None:
+        self.loop.run()
+
+    def save(self) -> None:
+        assert self.rundir is not None
+        try:
+            write_state(self.rundir.path, self.state)
+        except FileNotFoundError:
+            pass  # an engine has removed the folder: it saw the exit record before we got here
+
+    def _tell(self, action: str, **more: str) -> None:
+        append(self.launch.events, "container", action, self.launch.id, **self.launch.attributes, **more)
+
+
+def _typed(error: Exception) -> WharfError:
+    if isinstance(error, WharfError):
+        return error
+    return StartFailed("cannot start the container", str(error), step="monitor")

@@ -1,0 +1,89 @@
+"""A container's run folder: it exists, and is locked, exactly as long as its monitor (or the next one) is at work."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import time
+from typing import cast
+
+from core.errors import Conflict
+from core.supervise.protocol import Launch, Message
+
+PATIENCE = 10.0  # seconds that the last monitor of this container may take to leave
+FIFOS = ("stdin", "stdout", "stderr")
+LAUNCH = "launch.json"
+CONTROL = "ctl.sock"
+
+
+class RunDir:
+    """The locked folder. One monitor at a time: the second waits, however the first ends."""
+
+    def __init__(self, path: str, *, patience: float = PATIENCE) -> None:
+        """:raises Conflict: another monitor is at work there"""
+        self.path = path
+        end = time.monotonic() + patience
+        while (fd := self._try()) is None:
+            if time.monotonic() > end:
+                raise Conflict("the container has a monitor already", f"{path} is locked", "Wait, or kill it first")
+            time.sleep(0.002)
+        self._lock = fd
+
+    def _try(self) -> int | None:
+        try:
+            os.mkdir(self.path, 0o700)
+        except FileExistsError:
+            pass
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The last monitor removes the folder while it holds the lock: ours must be the one that has the name.
+            if os.fstat(fd).st_ino == os.stat(self.path).st_ino:
+                return fd
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        os.close(fd)
+        return None
+
+    def file(self, name: str) -> str:
+        return os.path.join(self.path, name)
+
+    def clear(self) -> None:
+        """Remove what a monitor that was killed during its start may have left."""
+        for name in os.listdir(self.path):
+            os.unlink(self.file(name))
+
+    def make_fifos(self) -> None:
+        for name in FIFOS:
+            os.mkfifo(self.file(name), 0o600)
+
+    def save_launch(self, launch: Launch) -> None:
+        """For a monitor that has to take over."""
+        with open(self.file(LAUNCH), "w") as file:
+            json.dump(launch.to_plain(), file)
+
+    def remove(self) -> None:
+        """Remove the folder and let go of the lock. An engine may have removed it before (it saw the exit record)."""
+        try:
+            if os.fstat(self._lock).st_ino == os.stat(self.path).st_ino:
+                shutil.rmtree(self.path)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+        finally:
+            os.close(self._lock)
+
+
+def load_launch(path: str) -> Launch | None:
+    """What the container in the run folder ``path`` was launched with; None where there is none."""
+    try:
+        with open(os.path.join(path, LAUNCH)) as file:
+            return Launch.from_plain(cast(Message, json.load(file)))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None

@@ -1,0 +1,203 @@
+"""Fork the container's first process, or one that joins it, and follow it to its exec."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import NoReturn, cast
+
+from core import cgroups
+from core.errors import Conflict, StartFailed, WharfError, from_dict
+from core.kernel import process
+from core.kernel.clone import fork_into
+from core.runtime import execute, init
+from core.runtime.defaults import Json
+from core.runtime.task import ExecTask, InitTask, Rootfs
+from core.supervise.protocol import Launch
+
+_PACKET = 65536
+
+
+class Child:
+    """A forked process on its way to the exec.
+
+    ``line`` becomes readable when there is news; :meth:`advance` takes it. ``pidfd`` and ``master`` (the terminal,
+    if one was made) belong to the caller once ``running`` is True.
+    """
+
+    def __init__(self, pid: int, line: socket.socket) -> None:
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self.line = line
+        self.master: int | None = None
+        self.running = False
+        self._ready = False
+
+    def advance(self) -> bool:
+        """Take one packet (see :class:`core.runtime.task.Report`).
+
+        :returns: True once the command has been executed
+        :raises WharfError: it failed; the process is gone and everything of it closed
+        """
+        packet, fds, _, _ = socket.recv_fds(self.line, _PACKET, 1, socket.MSG_CMSG_CLOEXEC)
+        if packet[:1] == b"T":
+            self.master = fds[0]
+        elif packet[:1] == b"R":
+            self._ready = True
+        elif packet[:1] == b"E":
+            self.destroy()
+            raise from_dict(json.loads(packet[1:]))
+        elif not packet and self._ready:
+            self.running = True
+            self.line.close()
+        elif not packet:
+            raise StartFailed(
+                "cannot start the container: its first process died while it was set up",
+                f"it {_describe(self.destroy())}",
+                "A memory limit may be too small for it" if not self._ready else "",
+                step="set-up",
+            )
+        return self.running
+
+    def destroy(self) -> int:
+        """Kill and reap it, close everything. Returns its wait status."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        self.line.close()
+        if self.master is not None:
+            os.close(self.master)
+        status = os.waitpid(self.pid, 0)[1]
+        os.close(self.pidfd)
+        return status
+
+    def wait(self, cancel: socket.socket | None, timeout: float | None) -> None:
+        """Follow it to the exec.
+
+        :param cancel: the start is given up when this socket hangs up
+        :param timeout: seconds; None: for ever
+        :raises WharfError: it failed and is gone
+        """
+        poll = select.poll()
+        poll.register(self.line, select.POLLIN)
+        if cancel is not None:
+            poll.register(cancel, select.POLLRDHUP)
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if end is None else max(0.0, end - time.monotonic()) * 1000
+            ready = {fd for fd, _ in poll.poll(left)}
+            if not ready:
+                self.destroy()
+                raise StartFailed("cannot start the container", f"set-up took more than {timeout:.0f} s", step="set-up")
+            if self.line.fileno() in ready:
+                if self.advance():
+                    return
+            elif cancel is not None:
+                self.destroy()
+                raise StartFailed("cannot start the container", "the engine that asked for it has gone", step="set-up")
+
+
+def _describe(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    return f"ended with code {code}" if code >= 0 else f"was killed by signal {-code}"
+
+
+def start_init(
+    launch: Launch, config: Json, seccomp: bytes, stdio: tuple[int, int, int] | None, netns: int | None
+) -> Child:
+    """Fork pid 1 of a new container; its cgroup exists already.
+
+    :raises OSError: no process can be made
+    """
+
+    def become(report: int) -> NoReturn:
+        init.run(
+            InitTask(
+                config,
+                Rootfs(list(launch.lower), launch.upper, launch.work),
+                launch.run_dir,
+                report,
+                stdio,
+                netns,
+                lambda: cgroups.enter_self(launch.cgroup, born=born is not None),
+                cgroup_views(launch.cgroup),
+                seccomp,
+            )
+        )
+
+    born = cgroups.born_in(launch.cgroup)
+    return _fork(become, born, None)
+
+
+def start_exec(cgroup: str, own: Json, seccomp: bytes, stdio: tuple[int, int, int] | None, pidfd: int) -> Child:
+    """Fork a process into the container whose first process ``pidfd`` is.
+
+    :raises Conflict: the container is paused (the process would hang before it could start)
+    :raises OSError: the container has ended
+    """
+    if cgroups.frozen(cgroup):
+        raise Conflict("cannot run a command in the container", "it is paused", "Unpause it first")
+
+    def become(report: int) -> NoReturn:
+        enter = lambda: cgroups.enter_self(cgroup, born=born is not None)  # noqa: E731
+        execute.join(ExecTask(own, pidfd, report, stdio, enter, seccomp))
+
+    born = cgroups.born_in(cgroup)
+    return _fork(become, born, pidfd)
+
+
+def _fork(become: Callable[[int], NoReturn], born: int | None, join_pidfd: int | None) -> Child:
+    """Fork into a new pid namespace, or that of ``join_pidfd``; born in the cgroup where the kernel can do that."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    home = os.open("/proc/self/ns/pid_for_children", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # Either call changes where this process's *children* go, not where it is itself.
+        if join_pidfd is None:
+            process.unshare(process.CLONE_NEWPID)
+        else:
+            process.setns(join_pidfd, process.CLONE_NEWPID)
+        try:
+            pid = os.fork() if born is None else fork_into(born)
+            if pid == 0:
+                ours.close()
+                become(theirs.fileno())
+        finally:
+            process.setns(home, process.CLONE_NEWPID)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+        os.close(home)
+        if born is not None:
+            os.close(born)
+    return Child(pid, ours)
+
+
+def cgroup_views(path: str) -> list[tuple[str, str]]:
+    """What the container shall see in /sys/fs/cgroup: (name there, folder on the host)."""
+    layout = cgroups.detect()
+    if layout.version == "v2":
+        return [("", f"{layout.unified}/{path}")]
+    return [(os.path.basename(mount), f"{mount}/{path}") for mount in layout.mounts]
+
+
+def read_config(launch: Launch) -> Json:
+    """The bundle's ``config.json``. :raises WharfError: it cannot be read"""
+    try:
+        with open(os.path.join(launch.bundle, "config.json"), "rb") as file:
+            return cast(Json, json.load(file))
+    except (OSError, ValueError) as error:
+        raise WharfError(f"cannot read {launch.bundle}/config.json", str(error), step="bundle") from error
+
+
+def read_seccomp(launch: Launch) -> bytes:
+    if not launch.seccomp:
+        return b""
+    with open(launch.seccomp, "rb") as file:
+        return file.read()
