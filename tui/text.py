@@ -145,11 +145,10 @@ def fit(text: str, cells: int, align: Align = "left") -> str:
     used = width(text)
     if used > cells:
         sign = glyphs().ellipsis
+        if cells <= len(sign):
+            sign = ""
         head, used = _cut(text, cells - len(sign))
-        text = head + sign
-        used += len(sign)
-        if used > cells:  # narrower than the ASCII ellipsis itself
-            text, used = _cut(text, cells)
+        text, used = head + sign, used + len(sign)
     space = cells - used
     if align == "right":
         return " " * space + text

@@ -15,6 +15,7 @@ WINDOW = 2048
 """Bytes after which to ask."""
 
 _PATIENCE = 3.0  # seconds without an answer until frames go out all the same
+_FIRST_PATIENCE = 0.5  # the same for a terminal that has never answered
 _TRIES = 3  # unanswered questions in a row until no more are asked
 
 
@@ -36,12 +37,13 @@ class Flow:
         self._sent = 0
         self._asked_at: float | None = None
         self._unanswered = 0
+        self._answers = False  # it has answered before
 
     def held(self) -> bool:
         """True while a frame has to wait."""
         if self._asked_at is None:
             return False
-        if self.clock() - self._asked_at < _PATIENCE:
+        if self.clock() - self._asked_at < self.patience:
             return True
         self._asked_at = None
         self._unanswered += 1
@@ -57,7 +59,7 @@ class Flow:
     @property
     def patience(self) -> float:
         """Seconds after which to try again although no answer came."""
-        return _PATIENCE
+        return _PATIENCE if self._answers else _FIRST_PATIENCE
 
     def wrote(self, count: int) -> str:
         """``count`` bytes go out; returns what to send after them (a question, or nothing)."""
@@ -71,6 +73,7 @@ class Flow:
     def answered(self) -> bool:
         """The terminal has read all up to the question; True where frames were waiting for it."""
         waited = self._asked_at is not None
+        self._answers = self._answers or waited
         self._asked_at = None
         self._unanswered = 0
         return waited

@@ -7,7 +7,6 @@ rows each tick; what each visible line *would* show is compared with what it sho
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -16,25 +15,14 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.strip import Strip
 
-from tui.text import clean, fit, folded, glyphs, width
+from tui.text import clean, fit, folded
 from tui.widgets.columns import Cell, Column, Row, Slot, arrange
 from tui.widgets.linewidget import LineWidget
-from tui.widgets.sparkline import spark
+from tui.widgets.tablepaint import Look, paint_header, paint_row
 
 __all__ = ["Cell", "Column", "LineTable", "Row"]
 
 _WHEEL = 3  # lines a notch of the wheel moves
-
-
-@dataclass(frozen=True)
-class _Look:
-    """All that decides how one line looks: equal looks need no repaint."""
-
-    row: Row | None
-    cursor: bool
-    marked: bool
-    focused: bool
-    scroll: tuple[str, str]
 
 
 class LineTable(LineWidget):
@@ -115,7 +103,7 @@ class LineTable(LineWidget):
         self._last_mark: str | None = None
         self._sort: tuple[str, bool] | None = None
         self._needle = ""
-        self._looks: list[_Look] = []
+        self._looks: list[Look] = []
         self._announced: str | None = None
         self._dragging = False
 
@@ -301,10 +289,10 @@ class LineTable(LineWidget):
             self.post_message(self.Highlighted(self, key))
         return count
 
-    def _look(self, y: int) -> _Look:
+    def _look(self, y: int) -> Look:
         position = self._top + y
         row = self._rows[position] if position < len(self._rows) else None
-        return _Look(
+        return Look(
             row,
             row is not None and position == self._cursor,
             row is not None and row.key in self._marks,
@@ -314,26 +302,13 @@ class LineTable(LineWidget):
 
     def paint_line(self, y: int) -> Strip:
         if y == 0:
-            return self._paint_header()
+            return paint_header(self.palette, self._slots, self._sort, self.size.width)
         if not self._rows:
             return self._paint_empty(y)
         look = self._look(y - 1)
-        return self.blank() if look.row is None else self._paint_row(look, look.row)
-
-    def _paint_header(self) -> Strip:
-        style = self.palette.style("text-muted")
-        sorted_style = self.palette.style("text-accent bold")
-        segments: list[Segment] = []
-        at = 0
-        for slot in self._slots:
-            segments.append(Segment(" " * (slot.x - at), style))
-            label, shown = slot.column.label, style
-            if self._sort and self._sort[0] == slot.column.key:
-                sign = glyphs().sort_down if self._sort[1] else glyphs().sort_up
-                label, shown = fit(label, min(width(label), slot.width - 2)) + " " + sign, sorted_style
-            segments.append(Segment(fit(label, slot.width, slot.column.align), shown))
-            at = slot.x + slot.width
-        return Strip(segments).adjust_cell_length(self.size.width, style)
+        if look.row is None:
+            return self.blank()
+        return paint_row(self.palette, self._slots, look, look.row, self._needle, self.size.width)
 
     def _paint_empty(self, y: int) -> Strip:
         lines = self._empty.splitlines()
@@ -342,61 +317,6 @@ class LineTable(LineWidget):
             return self.blank()
         text = fit(clean(lines[y - first]), self.size.width, "center")
         return Strip([Segment(text, self.palette.style("text-muted"))], self.size.width)
-
-    def _paint_row(self, look: _Look, row: Row) -> Strip:
-        backdrop, extra = "", ""
-        if look.cursor:
-            backdrop = "primary-muted" if look.focused else "boost"
-            if self.palette.background.ansi is not None:
-                backdrop, extra = "", " reverse" if look.focused else " underline"
-        style = self.palette.style
-        base = style(row.style + extra, backdrop)
-        signs = glyphs()
-        segments = [
-            Segment(signs.cursor if look.cursor else " ", style("primary bold" + extra, backdrop)),
-            Segment((signs.mark if look.marked else " ") + " ", style("accent bold" + extra, backdrop)),
-        ]
-        at = 3
-        for slot in self._slots:
-            if slot.x > at:
-                segments.append(Segment(" " * (slot.x - at), base))
-            cell = row.cells[slot.index]
-            words = row.style
-            if isinstance(cell, Cell):
-                words = cell.style or words
-            self._paint_cell(segments, cell, slot, words + extra, backdrop)
-            at = slot.x + slot.width
-        edge = self.size.width - 1
-        if edge > at:
-            segments.append(Segment(" " * (edge - at), base))
-        sign, words = look.scroll
-        segments.append(Segment(sign, style(words)))
-        return Strip(segments).adjust_cell_length(self.size.width, base)
-
-    def _paint_cell(self, segments: list[Segment], cell: str | Cell, slot: Slot, words: str, backdrop: str) -> None:
-        text, drawn = (cell, "") if isinstance(cell, str) else (cell.text, "")
-        if isinstance(cell, Cell) and cell.spark and slot.width - width(text) > 2:
-            cells = min(cell.spark_width, slot.width - width(text) - 1)
-            drawn = " " + spark(cell.spark, cells, cell.spark_max)
-        text = fit(clean(text), slot.width - len(drawn), slot.column.align)
-        style = self.palette.style(words, backdrop)
-        if self._needle and (low := folded(text)) and self._needle in low:
-            self._paint_matches(segments, text, low, words, backdrop)
-        else:
-            segments.append(Segment(text, style))
-        if drawn:
-            segments.append(Segment(drawn, style))
-
-    def _paint_matches(self, segments: list[Segment], text: str, low: str, words: str, backdrop: str) -> None:
-        style, match = self.palette.style(words, backdrop), self.palette.style("text on warning")
-        at = 0
-        while (found := low.find(self._needle, at)) >= 0:
-            if found > at:
-                segments.append(Segment(text[at:found], style))
-            at = found + len(self._needle)
-            segments.append(Segment(text[found:at], match))
-        if at < len(text):
-            segments.append(Segment(text[at:], style))
 
     # -- events -----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,101 @@
+"""How one line of a table is painted: header, cursor, marks, cells, matches of the filter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.segment import Segment
+from textual.strip import Strip
+
+from tui.text import clean, fit, folded, glyphs, width
+from tui.widgets.columns import GUTTER, SCROLLBAR, Cell, Row, Slot
+from tui.widgets.palette import Palette
+from tui.widgets.sparkline import spark
+
+MATCH = "text on warning"
+
+
+@dataclass(frozen=True)
+class Look:
+    """All that decides how one line looks: equal looks need no repaint."""
+
+    row: Row | None
+    cursor: bool
+    marked: bool
+    focused: bool
+    scroll: tuple[str, str]  # the scrollbar's sign and its style words
+
+
+def paint_header(palette: Palette, slots: Sequence[Slot], sort: tuple[str, bool] | None, total: int) -> Strip:
+    """The labels; ``sort`` is the sorted column and whether it runs downwards."""
+    style = palette.style("text-muted")
+    segments: list[Segment] = []
+    at = 0
+    for slot in slots:
+        segments.append(Segment(" " * (slot.x - at), style))
+        label, shown = slot.column.label, style
+        if sort and sort[0] == slot.column.key:
+            sign = glyphs().sort_down if sort[1] else glyphs().sort_up
+            label = fit(label, max(0, min(width(label), slot.width - 2))) + " " + sign
+            shown = palette.style("text-accent bold")
+        segments.append(Segment(fit(label, slot.width, slot.column.align), shown))
+        at = slot.x + slot.width
+    return Strip(segments).adjust_cell_length(total, style)
+
+
+def paint_row(palette: Palette, slots: Sequence[Slot], look: Look, row: Row, needle: str, total: int) -> Strip:
+    """One row in ``total`` cells, ``needle`` (folded) highlighted."""
+    backdrop, extra = "", ""
+    if look.cursor:
+        backdrop = "primary-muted" if look.focused else "boost"
+        if palette.background.ansi is not None:  # the terminal's own colours cannot be blended
+            backdrop, extra = "", " reverse" if look.focused else " underline"
+    style, signs = palette.style, glyphs()
+    base = style(row.style + extra, backdrop)
+    segments = [
+        Segment(signs.cursor if look.cursor else " ", style("primary bold" + extra, backdrop)),
+        Segment((signs.mark if look.marked else " ") + " ", style("accent bold" + extra, backdrop)),
+    ]
+    at = GUTTER
+    for slot in slots:
+        if slot.x > at:
+            segments.append(Segment(" " * (slot.x - at), base))
+        cell = row.cells[slot.index]
+        words = (cell.style or row.style) if isinstance(cell, Cell) else row.style
+        text, drawn = _contents(cell, slot)
+        if needle and needle in (low := folded(text)):
+            segments += _matches(palette, text, low, needle, words + extra, backdrop)
+        else:
+            segments.append(Segment(text, style(words + extra, backdrop)))
+        if drawn:
+            segments.append(Segment(drawn, style(words + extra, backdrop)))
+        at = slot.x + slot.width
+    edge = total - SCROLLBAR
+    if edge > at:
+        segments.append(Segment(" " * (edge - at), base))
+    sign, words = look.scroll
+    segments.append(Segment(sign, style(words)))
+    return Strip(segments).adjust_cell_length(total, base)
+
+
+def _contents(cell: str | Cell, slot: Slot) -> tuple[str, str]:
+    """The cell's text fitted, and its sparkline where there is room for both."""
+    text, drawn = clean(cell if isinstance(cell, str) else cell.text), ""
+    if isinstance(cell, Cell) and cell.spark and slot.width - width(text) > 2:
+        drawn = " " + spark(cell.spark, min(cell.spark_width, slot.width - width(text) - 1), cell.spark_max)
+    return fit(text, slot.width - len(drawn), slot.column.align), drawn
+
+
+def _matches(palette: Palette, text: str, low: str, needle: str, words: str, backdrop: str) -> list[Segment]:
+    style, match = palette.style(words, backdrop), palette.style(MATCH)
+    segments: list[Segment] = []
+    at = 0
+    while (found := low.find(needle, at)) >= 0:
+        if found > at:
+            segments.append(Segment(text[at:found], style))
+        at = found + len(needle)
+        segments.append(Segment(text[found:at], match))
+    if at < len(text):
+        segments.append(Segment(text[at:], style))
+    return segments
