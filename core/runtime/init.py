@@ -41,6 +41,7 @@ def _start(task: InitTask, report: Report) -> None:
     config = task.config
     own = cast(Json, config["process"])
     os.setsid()
+    os.umask(0o022)  # the launcher's would make folders that the user cannot enter
     # First the cgroup: whatever is allocated from now on is charged to it, and the cgroup namespace that is
     # unshared next has it as its root.
     report.at("entering the cgroup")

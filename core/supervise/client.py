@@ -24,7 +24,19 @@ from core.kernel import mount, process
 from core.store.lock import file_lock
 from core.store.paths import Instance
 from core.supervise import sockets
-from core.supervise.protocol import CHUNK, MAX_FDS, PROTOCOL, Decoder, Launch, Message, Started, close_all, json_frame
+from core.supervise.protocol import (
+    CHUNK,
+    HEADER,
+    JSON,
+    MAX_FDS,
+    MAX_FRAME,
+    PROTOCOL,
+    Launch,
+    Message,
+    Started,
+    close_all,
+    json_frame,
+)
 from core.supervise.records import ExitRecord, RunState, alive, load_exit, load_state, monitor_alive
 from core.supervise.rundir import CONTROL
 from core.supervise.session import AttachSession, ExecSession, ready
@@ -280,24 +292,31 @@ class Line:
 
         :raises EOFError: the other side has closed :raises WharfError: it answered with an error
         """
-        decoder = Decoder()
         fds: list[int] = []
         try:
-            while True:
-                await ready(self.sock.fileno(), write=False)
-                data, more, _, _ = socket.recv_fds(self.sock, CHUNK, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
-                fds += more
-                if not data:
-                    raise EOFError
-                for _, payload in decoder.feed(data):
-                    message: Message = json.loads(payload)
-                    error = message.get("error")
-                    if isinstance(error, dict):
-                        raise from_dict(error)
-                    return message, fds
+            # No more than this frame: what follows it belongs to whoever takes the connection over.
+            kind, length = HEADER.unpack(await self._exactly(HEADER.size, fds))
+            if kind != JSON or length > MAX_FRAME:
+                raise Unavailable("broken message", f"frame of kind {kind} with {length} bytes")
+            message: Message = json.loads(await self._exactly(length, fds))
+            error = message.get("error")
+            if isinstance(error, dict):
+                raise from_dict(error)
+            return message, fds
         except BaseException:
             close_all(fds)
             raise
+
+    async def _exactly(self, count: int, fds: list[int]) -> bytes:
+        data = b""
+        while len(data) < count:
+            await ready(self.sock.fileno(), write=False)
+            part, more, _, _ = socket.recv_fds(self.sock, count - len(data), MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+            fds += more
+            if not part:
+                raise EOFError
+            data += part
+        return data
 
 
 async def _call(inst: Instance, cid: str, message: Message, fds: Sequence[int] = ()) -> tuple[Line, Message, list[int]]:

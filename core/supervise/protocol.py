@@ -77,8 +77,8 @@ class Launch:
     log_path: str
     tty: bool = False
     stdin_open: bool = False
-    log: LogOptions = LogOptions()
-    restart: RestartPolicy = RestartPolicy()
+    log: LogOptions = field(default_factory=LogOptions)
+    restart: RestartPolicy = field(default_factory=RestartPolicy)
     healthcheck: Healthcheck | None = None
     seccomp: str = ""
     cleanup: tuple[str, ...] = ()
