@@ -26,6 +26,7 @@ from core.cgroups import files, v1, v2
 from core.cgroups.layout import Hierarchy, Layout, check_path, detect
 from core.cgroups.sampler import Counters, Sampler
 from core.errors import Conflict, InUse, NoPrivilege, Timeout, WharfError
+from core.kernel.clone import can_fork_into
 
 __all__ = [
     "Counters",
@@ -179,10 +180,15 @@ def enter_self(path: str, *, born: bool = False) -> None:
 
 
 def born_in(path: str) -> int | None:
-    """A descriptor of the group's v2 folder, for :func:`core.kernel.clone.fork_into`; ``None`` without a v2 tree."""
+    """A descriptor of the group's v2 folder, for :func:`core.kernel.clone.fork_into`.
+
+    ``None`` without a v2 tree, or where the kernel cannot do that: then :func:`os.fork` and :func:`enter_self`.
+    """
     check_path(path)
     unified = detect().unified
-    return os.open(f"{unified}/{path}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if unified else None
+    if not unified or not can_fork_into():
+        return None
+    return os.open(f"{unified}/{path}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def freeze(path: str, on: bool, *, timeout: float = 5.0) -> None:

@@ -7,6 +7,8 @@ grace period: 10 ms on an idle host. A child that is *born* in the group needs n
 from __future__ import annotations
 
 import ctypes
+import errno
+import functools
 import os
 import signal
 import struct
@@ -22,6 +24,22 @@ for _hook in (_before, _parent, _child):
     _hook.restype = None
 
 
+def _arguments(cgroup_fd: int, flags: int) -> ctypes.Array[ctypes.c_char]:
+    """``struct clone_args`` up to its field ``cgroup``."""
+    flags |= _CLONE_INTO_CGROUP
+    packed = struct.pack("=11Q", flags, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, cgroup_fd)
+    return ctypes.create_string_buffer(packed, len(packed))
+
+
+@functools.cache
+def can_fork_into() -> bool:
+    """Does the kernel know :func:`fork_into`, and may this process call it? (Seccomp filters around us often forbid
+    clone3.) Asked with a descriptor that cannot be: EBADF comes only from a kernel that looked at it."""
+    arguments = _arguments(0x7FFFFFFF, 0)
+    _libc.syscall(ctypes.c_long(_CLONE3), arguments, ctypes.c_long(len(arguments)))
+    return ctypes.get_errno() == errno.EBADF
+
+
 def fork_into(cgroup_fd: int, flags: int = 0) -> int:
     """:func:`os.fork`, with the child in the group whose folder ``cgroup_fd`` is open on.
 
@@ -29,12 +47,11 @@ def fork_into(cgroup_fd: int, flags: int = 0) -> int:
 
     :param flags: further CLONE_* flags, such as CLONE_NEW*
     :returns: the child's pid, 0 in the child
-    :raises OSError: ENOSYS on old kernels, EBUSY where the group may not hold processes, ENOENT where it is gone
+    :raises OSError: where :func:`can_fork_into` says no; EBUSY where the group may not hold processes,
+        ENOENT where it is gone
     """
-    arguments = ctypes.create_string_buffer(
-        struct.pack("=11Q", flags | _CLONE_INTO_CGROUP, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, cgroup_fd), 88
-    )
-    number, size = ctypes.c_long(_CLONE3), ctypes.c_long(88)
+    arguments = _arguments(cgroup_fd, flags)
+    number, size = ctypes.c_long(_CLONE3), ctypes.c_long(len(arguments))
     _before()
     pid = int(_libc.syscall(number, arguments, size))
     if pid == 0:

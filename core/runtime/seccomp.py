@@ -131,7 +131,9 @@ def resolve(
         result["defaultErrnoRet"] = profile["defaultErrnoRet"]
     if profile.get("flags"):
         result["flags"] = list(profile["flags"])
-    result["architectures"] = list(profile.get("architectures") or _mapped(profile.get("archMap") or [], arch))
+    listed = profile.get("architectures") or _mapped(profile.get("archMap") or [], arch)
+    # As with libseccomp the machine's own architecture is always among them.
+    result["architectures"] = list(listed) if arch in listed else [arch, *listed]
     result["syscalls"] = [
         _oci_rule(rule)
         for rule in profile.get("syscalls") or []

@@ -279,6 +279,8 @@ def test_kernel_and_architecture_conditions() -> None:
     assert "ptrace" in names(default_filter(X86, ["CAP_SYS_PTRACE"], "4.7"))
     assert "arch_prctl" not in names(default_filter(ARM, []))
     assert default_filter(ARM, [])["architectures"] == [ARM]
+    foreign = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": [ARM]}
+    assert seccomp.resolve(foreign, caps=[], arch=X86)["architectures"] == [X86, ARM]
 
 
 @pytest.mark.parametrize(
