@@ -108,7 +108,11 @@ def test_any_bytes_in_any_pieces_come_out_again(tmp_path: Path, seed: int) -> No
         stream = rng.choice([1, 1, 1, 2])
         length = rng.choice([1, 3, 80, 4000, 70_000])
         alphabet = rng.choice([b"\n", b"ab\n", b"x", b""])
-        chunk = rng.randbytes(length) if alphabet == b"" else (bytes(rng.choices(alphabet, k=97)) * (length // 97 + 1))[:length]
+        chunk = (
+            rng.randbytes(length)
+            if alphabet == b""
+            else (bytes(rng.choices(alphabet, k=97)) * (length // 97 + 1))[:length]
+        )
         log.write(stream, chunk, NOW + step)
         sent[stream] += chunk
         if rng.random() < 0.05:
