@@ -17,7 +17,7 @@ from textual.strip import Strip
 
 from tui.text import clean, fit, folded
 from tui.widgets.columns import Cell, Column, Row, Slot, arrange
-from tui.widgets.linewidget import LineWidget
+from tui.widgets.linewidget import LineWidget, drag_target
 from tui.widgets.tablepaint import Look, paint_header, paint_row
 
 __all__ = ["Cell", "Column", "LineTable", "Row"]
@@ -359,7 +359,7 @@ class LineTable(LineWidget):
             self.release_mouse()
 
     def _drag_to(self, y: int) -> None:
-        self._top = y * len(self._rows) // self.page_height - self.page_height // 2
+        self._top = drag_target(y, self.page_height, len(self._rows))
         self._sync()
 
     def on_click(self, event: events.Click) -> None:

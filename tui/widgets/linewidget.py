@@ -110,3 +110,8 @@ def thumb(height: int, first: int, total: int) -> tuple[int, int]:
     else:
         start = min(max(1, first * room // last), max(0, room - 1))
     return start, start + length
+
+
+def drag_target(y: int, height: int, total: int) -> int:
+    """The first of ``total`` lines to show when the scrollbar is pulled to line ``y`` of ``height``."""
+    return max(0, total - height) * max(0, min(y, height - 1)) // max(1, height - 1)

@@ -137,8 +137,14 @@ class LogPager:
             rows -= count - self._sub
             self._sub = 0
             self.position += 1
-        if len(self._downwards()) < self.height:
+        if self._shows_end(self._downwards()):
             self.to_end()
+
+    def _shows_end(self, placed: list[Placed]) -> bool:
+        if len(placed) < self.height:
+            return True
+        line_id, line, sub = placed[-1]
+        return line_id >= self.source.id_at(len(self.source) - 1) and sub == len(self._maker.rows(line)) - 1
 
     def show_line(self, line_id: int) -> None:
         """Bring a line onto the page: nothing moves if it is there, else it comes to a third of the height."""

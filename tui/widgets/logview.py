@@ -9,6 +9,7 @@ from textual import events
 from textual.binding import Binding, BindingType
 
 from tui.text import folded
+from tui.widgets.linewidget import drag_target
 from tui.widgets.logcanvas import LogCanvas, LogState
 from tui.widgets.logline import clock, show
 from tui.widgets.logsearch import hunt
@@ -41,7 +42,9 @@ class LogView(LogCanvas):
     ]
 
     _selecting = False  # keys extend the selection
-    _dragging = False  # the mouse does
+    _dragging = False  # the mouse does …
+    _grabbed_bar = False  # … or pulls the scrollbar
+    _grabbed_id = -1  # the line on which it went down
 
     # -- moving -----------------------------------------------------------------------------------------------
 
@@ -221,12 +224,16 @@ class LogView(LogCanvas):
         self._selection = None
         self._dragging = True
         self._grabbed_bar = spot.x == self.size.width - 1
+        self._grabbed_id = self._id_on(spot.y)
         self.capture_mouse()
         if self._grabbed_bar:
             self._drag_bar(spot.y)
         self._update()
 
-    _grabbed_bar = False
+    def _id_on(self, y: int) -> int:
+        """The id of the line on screen line ``y`` (the nearest); below 0 where lines have no numbers."""
+        page = self._pager.page if self._pager else []
+        return page[max(0, min(y, len(page) - 1))][0] if page else -1
 
     def on_mouse_move(self, event: events.MouseMove) -> None:
         if not self._dragging or self._pager is None:
@@ -234,13 +241,9 @@ class LogView(LogCanvas):
         y = event.get_content_offset_capture(self).y
         if self._grabbed_bar:
             self._drag_bar(y)
-        elif page := self._pager.page:
-            line_id = page[max(0, min(y, len(page) - 1))][0]
-            if line_id >= 0 and self._selection is None:
-                self._pager.hold()
-                self._selection = (line_id, line_id)
-            elif line_id >= 0 and self._selection:
-                self._selection = (self._selection[0], line_id)
+        elif self._grabbed_id >= 0:
+            self._pager.hold()
+            self._selection = (self._grabbed_id, self._id_on(y))
             if not 0 <= y < self.size.height:
                 self._pager.scroll(-1 if y < 0 else 1)
         self._update()
@@ -258,4 +261,4 @@ class LogView(LogCanvas):
         if y >= height - 1:
             pager.to_end()
         elif total > height:
-            pager.jump(max(0, y * total // height - height // 2))
+            pager.jump(drag_target(y, height, total))
