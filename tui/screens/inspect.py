@@ -20,11 +20,11 @@ class InspectScreen(Dialog[None]):
 
     def __init__(self, facts: dict[str, object]) -> None:
         super().__init__()
-        self._name = str(facts.get("Name") or facts.get("Id") or "").removeprefix("/")
+        self._subject = str(facts.get("Name") or facts.get("Id") or "").removeprefix("/")
         self._json = json.dumps(facts, indent=2, ensure_ascii=False, default=str)
 
     def heading(self) -> str:
-        return f"Inspect {self._name}"
+        return f"Inspect {self._subject}"
 
     def parts(self) -> list[Widget]:
         return [VerticalScroll(Static(text.safe(self._json)), id="scroll")]
