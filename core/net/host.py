@@ -97,7 +97,10 @@ class Host:
 
         :raises NotFound: no such network
         """
-        if ref == pools.DEFAULT and pools.find(self.store.disk, ref) is None:
+        found = pools.find(self.store.disk, ref)
+        if found is not None:
+            return found
+        if ref == pools.DEFAULT:
             with self.store.disk.write() as con:
                 # Again under the write lock: another process may have been first.
                 if pools.find(self.store.disk, ref) is None:
@@ -121,8 +124,8 @@ class Host:
         link = links.find(self.rtnl, network.bridge)
         ready = link is not None and link.up and link.kind == "bridge"
         if link is not None and ready and firewall.present(self.netfilter, self.inst.nft_table):
-            # Docker may have come up since with a policy of DROP, and nobody was watching.
-            foreign.adjust(self.netfilter, self.inst.nft_table, [n.bridge for n in self.bridged()])
+            if foreign.drops(self.netfilter):  # since Docker has come up, perhaps, and nobody was watching
+                foreign.adjust(self.netfilter, self.inst.nft_table, [n.bridge for n in self.bridged()])
             return network, link.number
         if not ready:
             network = self._settle_subnet(network, link.number if link else -1)
@@ -206,13 +209,22 @@ class Host:
                     for mapping in wanted:
                         held.append(ports.acquire(con, cid, ip, mapping, self._name_of))
                     new = [firewall.Port(m.protocol, m.host_ip, m.host_port, ip, m.container_port) for m, _ in held]
-                    firewall.publish(self.netfilter, self.inst.nft_table, new)
-                    flows.forget_stale(self.netfilter, new)
+                    self._open(new)
         except BaseException:
             for _, reserved in held:
                 reserved.close()
             raise
         return Published(tuple(m for m, _ in held), [s for _, s in held])
+
+    def _open(self, new: list[firewall.Port]) -> None:
+        try:
+            firewall.publish(self.netfilter, self.inst.nft_table, new)
+            flows.forget_stale(self.netfilter, new)
+        except BaseException:
+            # The rows are rolled back by our caller; an element that outlived them would send callers to a stranger.
+            with contextlib.suppress(OSError):
+                firewall.unpublish(self.netfilter, self.inst.nft_table, new)
+            raise
 
     def _name_of(self, cid: str) -> str:
         rows = self.store.disk.read("SELECT name FROM container WHERE id = ?", (cid,))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from core.errors import Unavailable
+from core.kernel.netlink import Netlink
 from core.model import PortMapping
 from core.names import make_id
 from core.net import Net
@@ -214,6 +219,47 @@ async def test_killed_at_every_step(lab: Lab) -> None:
         assert soon(lambda: not left_over(lab.inst)), (step, left_over(lab.inst))
         if done.returncode == 0:
             assert step > 20
+            return
+    raise AssertionError("it never came to the end")
+
+
+async def test_kernel_refuses_at_every_step(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The N-th conversation fails (no memory): one clear error, and the database holds nothing of the attempt."""
+    await lab.net.ensure("bridge")
+    left = 0
+
+    def failing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def talk(self: Netlink, *args: object) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise OSError(errno.ENOBUFS, "no buffer space")
+            return real(self, *args)
+
+        return talk
+
+    monkeypatch.setattr(Netlink, "talk", failing(Netlink.talk))
+    monkeypatch.setattr(Netlink, "transaction", failing(Netlink.transaction))
+    for step in range(1, 100):
+        left, cid = step, make_id()
+        refusal: Unavailable | None = None
+        try:
+            made = await lab.net.attach("bridge", cid)
+            os.close(made.netns_fd)
+            published = await lab.net.publish(cid, made.endpoint.ip, [PortMapping(80), PortMapping(53, 0, "udp")])
+            for reserved in published.sockets:
+                reserved.close()
+        except Unavailable as error:
+            refusal = error
+        finished, left = left > 0, 0
+        assert finished == (refusal is None)
+        assert refusal is None or (refusal.step and refusal.fix)
+        await lab.net.detach(cid)
+        for name in ("lease", "endpoint", "port"):
+            assert not lab.store.run.read(f"SELECT * FROM {name}"), step
+        assert table(lab).count("tcp .") == 0, step
+        if finished:
+            assert step > 8
             return
     raise AssertionError("it never came to the end")
 
