@@ -35,6 +35,7 @@ class LocalEngine:
     def __init__(self, ctx: Context, exits: EngineSocket) -> None:
         self._ctx = ctx
         self._exits = exits
+        self._closed = False
 
     @classmethod
     async def open(cls, root: Path | None = None, run: Path | None = None) -> LocalEngine:
@@ -51,6 +52,9 @@ class LocalEngine:
         return engine
 
     async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         await self._exits.close()
         await self._ctx.close()
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from core.model import ContainerSpec, EndpointInfo, Healthcheck
 from core.net import names
-from core.ops import cleanup
 from core.ops.context import Context
 from core.ops.records import Record
 from core.runtime import spec as oci
+from core.store.paths import Instance
 from core.supervise.protocol import Launch
 
 _NS = 1e-9  # the image's durations are nanoseconds (image-spec, config.md)
@@ -55,9 +56,16 @@ def write(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...]) -> 
         restart=spec.restart,
         healthcheck=healthcheck(spec, record.config.image.healthcheck),
         seccomp=filter_path,
-        cleanup=tuple(cleanup.argv(inst.root, inst.run)),
+        cleanup=cleanup_argv(inst),
         attributes={"name": record.name, "image": spec.image},
     )
+
+
+def cleanup_argv(inst: Instance) -> tuple[str, ...]:
+    """The command line of ``ops/cleanup.py``; the monitor appends the container's id."""
+    home = str(Path(__file__).resolve().parents[2])
+    code = f"import sys; sys.path.insert(0, {home!r}); from core.ops.cleanup import main; main()"
+    return (sys.executable, "-I", "-S", "-c", code, str(inst.root), str(inst.run))
 
 
 def healthcheck(spec: ContainerSpec, image: dict[str, object] | None) -> Healthcheck | None:
@@ -90,9 +98,7 @@ def _etc_files(folder: Path, record: Record, endpoints: tuple[EndpointInfo, ...]
             extra_hosts=spec.extra_hosts,
             gateway=end.gateway,
         ),
-        "resolv.conf": names.resolv_conf(
-            names.host_resolv_conf(), spec.dns, host_network=spec.network == "host"
-        ),
+        "resolv.conf": names.resolv_conf(names.host_resolv_conf(), spec.dns, host_network=spec.network == "host"),
         "hostname": names.hostname_file(record.config.hostname),
     }
     for name, text in texts.items():

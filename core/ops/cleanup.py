@@ -22,12 +22,5 @@ async def _settle(root: str, run: str, cid: str) -> None:
 
 
 def main() -> None:
-    """Entry point; see :func:`argv`."""
+    """Entry point; `ops/bundle.py` makes the command line that leads here."""
     asyncio.run(_settle(*sys.argv[1:4]))
-
-
-def argv(root: Path, run: Path) -> list[str]:
-    """The command line that runs :func:`main`; the container's id is to be appended."""
-    home = str(Path(__file__).resolve().parents[2])
-    code = f"import sys; sys.path.insert(0, {home!r}); from core.ops.cleanup import main; main()"
-    return [sys.executable, "-I", "-S", "-c", code, str(root), str(run)]
