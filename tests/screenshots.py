@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from core.local import LocalEngine
 from tui.app import WharfApp
 
 OUT = ROOT / "screenshots"
+CELL, LINE, BASELINE = 12.2, 24.4, 18.5  # of Textual's SVG: a cell's width and height, and its baseline below its top
 WARM_UP = 25.0  # seconds: the meters' history fills, the demo's healthcheck fails once
 Step = Callable[[WharfApp, Pilot[None]], Awaitable[None]]
 
@@ -64,17 +66,54 @@ SHOTS: tuple[tuple[str, tuple[int, int], str, Step], ...] = (
 )
 
 
+def _dots(code: int, x: float, baseline: float) -> str:
+    """A braille cell as circles; the numbering of the dots is Unicode's (chapter 21.1)."""
+    top = baseline - BASELINE
+    places = ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (0, 3), (1, 3))
+    return "".join(
+        f'<circle cx="{x + CELL * (0.25 + column / 2):.1f}" cy="{top + LINE * (0.125 + row / 4):.1f}" r="2.3"/>'
+        for bit, (column, row) in enumerate(places)
+        if code >> bit & 1
+    )
+
+
+def _draw_braille(match: re.Match[str]) -> str:
+    """One text element with its braille drawn: few monospaced fonts have it, and those disagree on its width."""
+    attributes, content = match[1], match[2]
+    if not any(0x2800 <= ord(character) < 0x2900 for character in content):
+        return match[0]
+    place = {key: float(value) for key, value in re.findall(r'\b(x|y)="([\d.]+)"', attributes)}
+    words, dots = [], []
+    for at, token in enumerate(re.findall(r"&[^;]+;|.", content, re.DOTALL)):
+        code = ord(token) if len(token) == 1 else 0
+        if 0x2800 <= code < 0x2900:
+            dots.append(_dots(code - 0x2800, place["x"] + at * CELL, place["y"]))
+            token = "&#160;"
+        words.append(token)
+    style = re.search(r'class="([^"]+)"', attributes)
+    drawn = f'<g class="{style[1] if style else ""}">{"".join(dots)}</g>'
+    return f"<text{attributes}>{''.join(words)}</text>{drawn}"
+
+
+def portable(svg: str) -> str:
+    """The picture without fonts from elsewhere (a README may not load them)."""
+    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
+    svg = svg.replace("Fira Code", "DejaVu Sans Mono, Menlo, Consolas")
+    return re.sub(r"<text([^>]*)>([^<]*)</text>", _draw_braille, svg)
+
+
 def save(app: WharfApp, name: str) -> None:
     """``screenshots/NAME.svg`` and, where cairosvg is there, ``NAME.png``."""
-    svg = app.export_screenshot(title="wharf", simplify=True)
+    svg = portable(app.export_screenshot(title="wharf", simplify=True))
     (OUT / f"{name}.svg").write_text(svg, encoding="utf-8")
     try:
         import cairosvg
     except (ImportError, OSError):  # it needs the cairo library of the system
         return
-    # cairosvg fetches no web fonts: name one that the system has and that holds braille and box drawing.
-    local = svg.replace("Fira Code", "DejaVu Sans Mono")
-    cairosvg.svg2png(bytestring=local.encode(), write_to=str(OUT / f"{name}.png"), output_width=1600)
+    # cairosvg knows no textLength: at this size a character of the font is exactly one cell wide.
+    fitted = svg.replace("font-size: 20px", "font-size: 20.264px").replace("DejaVu Sans Mono, Menlo, Consolas, ", "")
+    fitted = fitted.replace("monospace", "DejaVu Sans Mono")
+    cairosvg.svg2png(bytestring=fitted.encode(), write_to=str(OUT / f"{name}.png"), output_width=1600)
 
 
 async def take(engine: LocalEngine) -> None:

@@ -235,7 +235,9 @@ def _list_actions() -> Iterable[Action]:
         group,
     )
     yield Action("list.mark_all", "Mark all", "*", CONTAINERS, view.mark_all, "Mark all shown, or none.", group)
-    yield Action("list.sort", "Sort", "S", LISTS, view.sort, "The next order; once more to reverse.", group)
+    yield Action(
+        "list.sort", "Sort", "S", LISTS, view.sort, "The next order; a click on a heading chooses and reverses.", group
+    )
     yield Action("list.inspect", "Inspect", "i", ALL, view.inspect, "All that is known, as docker inspect.", group)
     yield Action("list.copy_id", "Copy the id", "c", LISTS, view.copy_id, "Copy the id of the row.", group)
 

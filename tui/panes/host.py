@@ -59,8 +59,9 @@ class HostLine(Static):
 
     def receive(self, snapshot: Snapshot) -> None:
         """Show the snapshot."""
-        wide = self.size.width >= 120
-        left, right = text.join(*meters(snapshot, wide)), text.join(*census(snapshot, wide))
+        left, right = text.join(*meters(snapshot, True)), text.join(*census(snapshot, True))
+        if left.cell_length + right.cell_length + 3 > self.size.width:
+            left, right = text.join(*meters(snapshot, False)), text.join(*census(snapshot, False))
         gap = max(1, self.size.width - left.cell_length - right.cell_length)
         line = Content.assemble(left, " " * gap, right)
         if line != self.content:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textual import events
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widgets import Static
@@ -46,6 +47,10 @@ class ResourcesPane(Pane, can_focus=True):
         yield Horizontal(self._block, self._sparks["block"], classes="row")
         yield Horizontal(self._net, self._sparks["net"], classes="row")
 
+    def on_resize(self, event: events.Resize) -> None:
+        """The figures come first: their past is shown where there is room for both."""
+        self.set_class(event.size.width < 70, "-slim")
+
     def on_mount(self) -> None:
         self._show(None, None)
         self.told()
@@ -77,8 +82,8 @@ class ResourcesPane(Pane, can_focus=True):
         )
         self._pids.set(float(sample.pids) if sample else 0.0, float(sample.pids_limit) if sample else 0.0)
         used = usage or Usage(Sample("", 0.0))
-        self._write(self._block, f"{'block':<8} {_pair('read', used.block_read, 'write', used.block_write)}")
-        self._write(self._net, f"{'network':<8} {_pair('in  ', used.net_rx, 'out  ', used.net_tx)}")
+        self._write(self._block, "block", _pair("read", used.block_read, "write", used.block_write))
+        self._write(self._net, "network", _pair("in  ", used.net_rx, "out  ", used.net_tx))
         for name, history in (
             ("cpu", used.cpu_history),
             ("memory", used.memory_history),
@@ -87,10 +92,10 @@ class ResourcesPane(Pane, can_focus=True):
         ):
             self._sparks[name].set_values(history)
 
-    def _write(self, where: Static, line: str) -> None:
-        if self._shown[where] != line:
-            self._shown[where] = line
-            where.update(text.safe(line), layout=False)
+    def _write(self, where: Static, label: str, figures: str) -> None:
+        if self._shown[where] != figures:
+            self._shown[where] = figures
+            where.update(text.join((f"{label:<8} ", "$text-muted"), figures), layout=False)
 
     def status(self) -> str:
         container = self.snapshot.container(self.container_id)
