@@ -64,7 +64,7 @@ class Instance:
 
     @property
     def link_prefix(self) -> str:
-        """Prefix of host-side veth names: ``w`` + tag + ``_``; 3 digits of the container's id and 4 random ones follow."""
+        """Prefix of host-side veth names: ``w`` + tag + ``_``; then 3 digits of the container's id, 4 random ones."""
         return f"w{self.tag}_"
 
     def container_dir(self, cid: str) -> Path:
