@@ -76,6 +76,21 @@ def set_name(name: str) -> None:
     prctl(_PR_SET_NAME, ctypes.addressof(buffer))
 
 
+def set_title(title: str) -> None:
+    """What ``ps`` shows as this process's command line (as long as the original one has room), and its name.
+
+    The memory of the original arguments is overwritten (fields 48 and 49 of /proc/PID/stat); setting other addresses
+    would need CAP_SYS_RESOURCE.
+    """
+    set_name(title.partition(" ")[0])
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    start, end = int(fields[45]), int(fields[46])
+    data = title.encode()[: end - start - 1]
+    ctypes.memset(start, 0, end - start)
+    ctypes.memmove(start, data, len(data))
+
+
 def set_no_new_privs() -> None:
     """From here on no exec can gain privileges, set-user-ID files included."""
     prctl(_PR_SET_NO_NEW_PRIVS, 1)

@@ -142,6 +142,7 @@ def _stay_as_reaper(tty: bool, report: Report) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, every)
         return
     process.set_death_signal(0)
+    process.set_title("wharf-init")  # the launcher's command line names folders of the host
     caps.limit_bounding(0)
     caps.set_process(1 << caps.NUMBERS["CAP_KILL"], 1 << caps.NUMBERS["CAP_KILL"], 0)
     libc.close_range(0)

@@ -70,7 +70,6 @@ class Launcher:
         self._build = build
         self._loop = Loop()
         self._guards: dict[str, Guard] = {}
-        self._retired = False
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._idle = self._loop.after(IDLE, self._maybe_leave)
 
@@ -162,7 +161,7 @@ class Launcher:
         ours, theirs = socket.socketpair()
         pid = os.fork()
         if pid == 0:
-            _become_monitor({theirs.fileno(), *keep}, lambda: work(theirs))
+            _become_monitor(launch.id, {theirs.fileno(), *keep}, lambda: work(theirs))
         theirs.close()
         guard = Guard(launch, pid)
         guard.line = ours
@@ -276,31 +275,35 @@ class Launcher:
 
     # -- leaving
     def _retire(self) -> None:
-        """Make way for a launcher of another version; stay only for the monitors that are our children."""
-        if not self._retired:
-            self._retired = True
-            self._loop.unwatch(self._listener.fileno())
-            self._listener.close()
-            self._maybe_leave()
+        """Make way for a launcher of another version: it guards our monitors too (see :meth:`_find_monitors`)."""
+        self._loop.unwatch(self._listener.fileno())
+        self._listener.close()
+        self._loop.stop()
 
     def _maybe_leave(self) -> None:
         if self._guards:
             self._idle = self._loop.after(IDLE, self._maybe_leave)
             return
-        if not self._retired:
+        try:
             lock = os.open(os.path.join(self._run, "launcher.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                # Under the lock no engine connects to a socket that is about to go.
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(lock)
-                self._idle = self._loop.after(IDLE, self._maybe_leave)
-                return
+        except FileNotFoundError:
+            self._loop.stop()  # the whole instance has been removed
+            return
+        try:
+            # Under the lock no engine puts a new socket there, which we would take away.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.unlink(os.path.join(self._run, "launcher.sock"))
+        except BlockingIOError:
+            self._idle = self._loop.after(IDLE, self._maybe_leave)
+            return
+        except FileNotFoundError:
+            pass
+        finally:
+            os.close(lock)
         self._loop.stop()
 
 
-def _become_monitor(keep: set[int], work: Callable[[], None]) -> NoReturn:
+def _become_monitor(name: str, keep: set[int], work: Callable[[], None]) -> NoReturn:
     """In the child: forget that we were the launcher. Exit code 0 means: all done, nothing to adopt."""
     code = _CRASHED
     try:
@@ -308,7 +311,7 @@ def _become_monitor(keep: set[int], work: Callable[[], None]) -> NoReturn:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
         libc.close_all_but(keep | {0, 1, 2})
-        process.set_name("wharf-monitor")
+        process.set_title(f"wharf-monitor {name}")
         process.set_subreaper()
         work()
         code = 0
