@@ -322,6 +322,8 @@ class Workspace(Screen[None]):
     async def _bridge(self, session: Session, title: str, way_back: str) -> None:
         self.ticker.pause()
         error: WharfError | None = None
+        # What the terminal still answers to the painting must not be typed into the container.
+        await self.app.quiesce()
         try:
             # Batched: what the workstation would paint meanwhile must not reach the terminal that it has given away.
             with self.app.batch_update(), self.app.suspend():

@@ -262,6 +262,8 @@ class LogCanvas(LineWidget):
             self._last_news = time.monotonic()
             if self.following or dropped or not known[2] or len(self._rows) < self.size.height:
                 self._update()
+        elif self.following and self._rows and self._rows[-1].line.partial:
+            self._update()  # the line at the end is still being written
         self._tell()
         quiet = time.monotonic() - self._last_news > _QUIET_AFTER
         self._clock = self.set_timer(_INDEXING if more else _QUIET if quiet else _BUSY, self._tick)

@@ -115,12 +115,13 @@ class LogLines:
         """(id, line) of ``count`` lines from ``position`` on; fewer at the end."""
         first = max(0, position)
         ids = [self.id_at(p) for p in range(first, min(first + count, len(self)))]
-        missing = [line_id for line_id in ids if line_id not in self._cache]
-        for start, stop in _runs(missing):
-            dropped = self.log.dropped
-            for offset, line in enumerate(self.log.read(start - dropped, stop - start)):
-                self._keep(start + offset, line)
-        return [(line_id, self._cache[line_id]) for line_id in ids if line_id in self._cache]
+        found = {line_id: self._cache[line_id] for line_id in ids if line_id in self._cache}
+        dropped = self.log.dropped
+        for start, stop in _runs([line_id for line_id in ids if line_id not in found]):
+            for line_id, line in enumerate(self.log.read(start - dropped, stop - start), start):
+                found[line_id] = line
+                self._keep(line_id, line)
+        return [(line_id, found[line_id]) for line_id in ids if line_id in found]
 
     def tail(self, count: int) -> list[tuple[int, LogLine]]:
         """The newest lines, before they have numbers; their ids count down from -1."""
@@ -128,6 +129,8 @@ class LogLines:
         return [(index - len(lines), line) for index, line in enumerate(lines)]
 
     def _keep(self, line_id: int, line: LogLine) -> None:
+        if line.partial and line_id == self.log.dropped + self.log.lines - 1:
+            return  # still being written: it will have more text
         self._cache[line_id] = line
         if len(self._cache) > _CACHED:
             self._cache.popitem(last=False)
@@ -143,8 +146,7 @@ class LogLines:
         self._forget_dropped()
         if not self.filter:
             return more
-        while self._high < self.log.dropped + self.log.lines:
-            self._scan_newer()
+        while self._high < self.log.dropped + self.log.lines and self._scan_newer():
             if time.monotonic() >= deadline:
                 return True
         while self._low > self.log.dropped:
@@ -153,19 +155,24 @@ class LogLines:
                 return True
         return more
 
-    def _scan_newer(self) -> None:
-        dropped = self.log.dropped
-        lines = self.log.read(max(0, self._high - dropped), _CHUNK)
-        self._high = max(self._high, dropped)
+    def _scan_newer(self) -> bool:
+        """Look at the next new lines; False where there is nothing to see yet."""
+        self._high = max(self._high, self.log.dropped)
+        lines = self.log.read(self._high - self.log.dropped, _CHUNK)
+        end = self.log.dropped + self.log.lines
+        if not lines:
+            self._high = end  # rotation took them away meanwhile
+            return False
+        if lines[-1].partial and self._high + len(lines) == end:
+            lines.pop()  # still being written: it may match with the rest of its text
         for index in self.filter.picks(lines):
             self._newer.append(self._high + index)
             self._keep(self._high + index, lines[index])
         self._high += len(lines)
-        if not lines:  # rotation took them away meanwhile
-            self._high = self.log.dropped + self.log.lines
         if len(self._newer) > _KEPT:
             del self._newer[: _KEPT // 2]
             self._older, self._low = array("Q"), self.log.dropped
+        return bool(lines)
 
     def _scan_older(self) -> None:
         dropped = self.log.dropped
