@@ -161,6 +161,9 @@ class Monitor:
         linux = self.config["linux"]
         assert isinstance(linux, dict)
         cgroups.create(launch.cgroup, linux.get("resources") or {})
+        # Our ends first: a pipe that nobody holds open forgets its content, and a quick command has written and ended
+        # before we come back here.
+        self._open_outputs(rundir)
         stdio = None if launch.tty else self._child_stdio(rundir)
         try:
             child = spawn.start_init(launch, self.config, self.seccomp, stdio, self.kept.get("netns"))
@@ -199,13 +202,18 @@ class Monitor:
     def open_streams(self) -> None:
         """Begin to move the container's bytes."""
         assert self.rundir is not None
+        self._open_outputs(self.rundir)
         terminal = self.kept.get("terminal")
         if self.launch.tty:
             self.pump.open({} if terminal is None else {terminal: 1}, terminal, terminal)
             return
-        for name, stream in (("stdout", 1), ("stderr", 2)):
-            self.outputs[os.open(self.rundir.file(name), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)] = stream
         self.pump.open(self.outputs, self.kept.get("stdin"), None)
+
+    def _open_outputs(self, rundir: RunDir) -> None:
+        if self.launch.tty or self.outputs:
+            return
+        for name, stream in (("stdout", 1), ("stderr", 2)):
+            self.outputs[os.open(rundir.file(name), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)] = stream
 
     def watch_end(self) -> None:
         self.loop.watch(self.pidfd, lambda events: self._ended())
