@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from collections.abc import Collection
 from typing import NamedTuple
 
 from core.kernel.netlink import Message, Netlink, attr, attr_map, nest
@@ -71,13 +72,15 @@ def of_address(nl: Netlink, address: bytes) -> list[Flow]:
     return [f for f in flows.values() if address in (f.original.source, f.reply.source)]
 
 
-def of_port(nl: Netlink, protocol: int, port: int) -> list[Flow]:
-    """Connections whose first packet went to that destination port."""
-    number = struct.pack("!H", port)
-    proto = nest(2, attr(1, bytes([protocol])), attr(3, number))
-    wanted = nest(_ORIG, proto) + _flags(1, _FILTER_PROTO_NUM | _FILTER_PROTO_DST_PORT)
-    flows = _dump(nl, wanted, number)
-    return [f for f in flows if (f.original.protocol, f.original.destination_port) == (protocol, port)]
+def of_ports(nl: Netlink, protocol: int, ports: Collection[int]) -> list[Flow]:
+    """Connections whose first packet went to one of these destination ports."""
+    kind, bits = attr(1, bytes([protocol])), _FILTER_PROTO_NUM
+    needle = b""
+    if len(ports) == 1:  # then the kernel can pick them out
+        needle = struct.pack("!H", *ports)
+        kind, bits = kind + attr(3, needle), bits | _FILTER_PROTO_DST_PORT
+    flows = _dump(nl, nest(_ORIG, nest(2, kind)) + _flags(1, bits), needle)
+    return [f for f in flows if f.original.protocol == protocol and f.original.destination_port in ports]
 
 
 def delete(nl: Netlink, flows: list[Flow]) -> None:

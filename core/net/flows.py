@@ -22,10 +22,10 @@ def forget_stale(nl: Netlink, ports: Iterable[Port]) -> None:
     Only flows without any translation, so that a container's own query to another host's port 53 is not cut when
     port 53 is published here. TCP needs none of this: a connection that nobody answered is over at once.
     """
-    for port in ports:
-        if port.protocol == "udp":
-            flows = conntrack.of_port(nl, PROTOCOLS["udp"], port.host_port)
-            conntrack.delete(nl, [f for f in flows if _untranslated(f)])
+    numbers = {port.host_port for port in ports if port.protocol == "udp"}
+    if numbers:
+        flows = conntrack.of_ports(nl, PROTOCOLS["udp"], numbers)
+        conntrack.delete(nl, [f for f in flows if _untranslated(f)])
 
 
 def _untranslated(flow: conntrack.Flow) -> bool:
