@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from textual.app import App, ComposeResult
 
+from core.logs.index import LogView as LogFile
+from core.logs.writer import LogWriter
 from tests.tui.memlog import MemLog, line
 from tui.text import width as cells
 from tui.widgets.logline import level_of, show
@@ -321,3 +325,38 @@ def test_filtered_positions_and_ids() -> None:
     source.advance(1.0)
     assert source.id_at(0) == 107
     assert source.fetch(0, 1)[0][1].text == "line 107"
+
+
+async def test_a_line_still_being_written_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "0.log"
+    stamp = b"2025-11-20T19:04:05.000000000Z stdout F "
+    path.write_bytes(stamp + b"first\n" + stamp + b"half")
+    app = LogApp()
+    async with app.run_test(size=(60, 10)) as pilot:
+        app.view.show(LogFile(path))
+        await pilot.pause(0.2)
+        assert shown(app.view)[:2] == ["first", "half"]
+        with path.open("ab") as file:
+            file.write(b" and whole\n")
+        await pilot.pause(0.4)
+        assert shown(app.view)[:2] == ["first", "half and whole"]
+
+
+async def test_a_real_log_across_rotation(tmp_path: Path) -> None:
+    writer = LogWriter(str(tmp_path / "0.log"), 20_000, 3)
+    app = LogApp()
+    async with app.run_test(size=(60, 10)) as pilot:
+        view = app.view
+        view.show(LogFile(tmp_path / "0.log"))
+        for number in range(2000):
+            writer.write(1, f"line {number}\n".encode(), 1_700_000_000_000_000_000 + number)
+            if number % 200 == 0:
+                await pilot.pause(0.1)
+        await pilot.pause(0.4)
+        assert shown(view)[-1] == "line 1999"
+        assert view.state.dropped > 0
+        view.set_filter("99")
+        await pilot.pause(0.3)
+        assert shown(view)[-1] == "line 1999"
+        assert all("99" in text for text in shown(view))
+    writer.close()

@@ -27,6 +27,7 @@ from tui.widgets.logpager import LogPager
 
 _BUSY, _QUIET, _INDEXING = 1 / 15, 0.2, 0.02  # seconds between looks at the log
 _QUIET_AFTER = 2.0  # seconds without a new line
+_NOTHING = (-1, -1, False, False)  # lines, dropped, indexed, searching: when the log was last looked at
 _BUDGET = 0.012  # seconds of indexing or filtering at a time: a key pressed meanwhile waits no longer
 
 
@@ -102,7 +103,7 @@ class LogCanvas(LineWidget):
         self._hunting = False
         self._selection: tuple[int, int] | None = None  # ids: where it began, where it is now
         self._clock: Timer | None = None
-        self._known = (-1, -1, False)  # lines, dropped, indexed when last looked at
+        self._known = _NOTHING
         self._last_news = 0.0
         self._told = LogState()
         self._told_at = 0.0
@@ -119,7 +120,7 @@ class LogCanvas(LineWidget):
             self._pager.source.set_filter(LogFilter.parse(self._typed, self._level))
         self._look = replace(self._look, left=0)
         self._match = self._selection = None
-        self._known = (-1, -1, False)
+        self._known = _NOTHING
         self._rows = []
         self.refresh()
         self._tick()
@@ -193,7 +194,7 @@ class LogCanvas(LineWidget):
         if self._pager is not None:
             self._pager.source.set_filter(LogFilter.parse(include, level))
             self._pager.refilter()
-            self._known = (-1, -1, False)
+            self._known = _NOTHING
         self._tick()
 
     @property
@@ -254,7 +255,7 @@ class LogCanvas(LineWidget):
             return
         source = self._pager.source
         more = source.advance(_BUDGET)
-        known = (len(source), source.log.dropped, source.log.indexed)
+        known = (len(source), source.log.dropped, source.log.indexed, source.searching)
         if known != self._known:
             self._pager.settle(was_unnumbered=not self._known[2])
             dropped = known[1] != self._known[1]
