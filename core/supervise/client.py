@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import os
 import signal as signals
@@ -63,6 +64,7 @@ __all__ = [
     "wait_pid",
 ]
 
+_COUNT = itertools.count()  # several engines may be open in one process
 _TRIES = 5  # a launcher may leave or retire just when we connect
 
 
@@ -147,7 +149,8 @@ async def launch(
                 "cannot start the container", "its monitor was killed", object_id=request.id, step="monitor"
             )
         # From here on the start stands, even if we are cancelled or die.
-        await line.send({"ok": True})
+        with contextlib.suppress(OSError):  # it may have ended, and its monitor with it, by now
+            await line.send({"ok": True})
         return Started(**started)
 
 
@@ -398,7 +401,7 @@ class EngineSocket:
     """
 
     def __init__(self, inst: Instance, handler: Callable[[str], Awaitable[None]]) -> None:
-        self._path = inst.engines / f"{os.getpid()}.sock"
+        self._path = inst.engines / f"{os.getpid()}.{next(_COUNT)}.sock"
         self._handler = handler
         self._tasks: set[asyncio.Task[None]] = set()
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)

@@ -17,14 +17,16 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn, cast
 
+from core import cgroups
 from core.errors import InvalidArgument, WharfError
 from core.kernel import libc, process
+from core.kernel.clone import can_fork_into
 from core.supervise import adopt
 from core.supervise.control import trusted
 from core.supervise.loop import Loop
 from core.supervise.monitor import Monitor
 from core.supervise.protocol import PROTOCOL, Launch, Message, close_all, receive, send
-from core.supervise.records import load_state, monitor_alive
+from core.supervise.records import boot_id, load_state, monitor_alive
 from core.supervise.rundir import CONTROL, load_launch
 from core.supervise.sockets import connect
 
@@ -338,6 +340,10 @@ def main(listener_fd: int, run: str, build: str) -> None:
     for signo in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(signo, signal.SIG_DFL)
     sys.stdin = sys.stdout = None  # type: ignore[assignment]
+    # Asked once, here: every monitor inherits the answers.
+    cgroups.detect()
+    can_fork_into()
+    boot_id()
     # What is alive now is shared with every monitor: the collector must never touch (and so copy) it.
     gc.collect()
     gc.freeze()

@@ -125,7 +125,7 @@ class Monitor:
         except OSError:
             confirmed = False
         reply.close()
-        if not confirmed:
+        if not confirmed and not self.finished:
             self.undo()
             self.loop.stop()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -49,7 +50,9 @@ class ExitRecord:
     version: int = 1
 
 
+@functools.cache
 def boot_id() -> str:
+    """Of this boot of the host: what runs now cannot have been started in another."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
