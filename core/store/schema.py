@@ -8,11 +8,12 @@ wharf.db (durable, ``synchronous=FULL``)::
     └─ state       JSON of what changes: State, pid, times, exit code, endpoints, ports
     network(id)                  name unique; driver, subnet, bridge
     image(id)                    the configuration blob's digest, and the blob itself
-    ├─ image_layer(image, position) → layer.diffid
+    ├─ image_layer(image, position) → layer, lowest first
     ├─ tag(reference)            full reference → image
     └─ repo_digest(reference)    repository@digest → image
-    layer(diffid)                an unpacked layer; durable=1 once synced, else made again after a crash (boot_id)
-    blob(digest)                 a compressed blob that is kept
+    layer(id)                    an unpacked layer, by its diffID; by its chainID where its archive leaves out parent
+                                 directories (implied=1). durable=1 once synced, else made again after a power cut (boot_id)
+    blob(digest)                 a blob that is kept: manifests and configurations
 
 run.db (volatile, ``synchronous=OFF``; thrown away when the host has booted since)::
 
@@ -38,12 +39,14 @@ DISK: tuple[str, ...] = (
         architecture TEXT NOT NULL, os TEXT NOT NULL
     );
     CREATE TABLE layer (
-        diffid TEXT PRIMARY KEY, size INTEGER NOT NULL, durable INTEGER NOT NULL, boot_id TEXT NOT NULL
+        id TEXT PRIMARY KEY, diffid TEXT NOT NULL, size INTEGER NOT NULL, implied INTEGER NOT NULL,
+        durable INTEGER NOT NULL, boot_id TEXT NOT NULL
     );
     CREATE TABLE image_layer (
         image TEXT NOT NULL REFERENCES image(id) ON DELETE CASCADE, position INTEGER NOT NULL,
-        diffid TEXT NOT NULL REFERENCES layer(diffid), PRIMARY KEY (image, position)
+        layer TEXT NOT NULL REFERENCES layer(id), PRIMARY KEY (image, position)
     );
+    CREATE INDEX image_layer_layer ON image_layer(layer);
     CREATE TABLE tag (
         reference TEXT PRIMARY KEY, image TEXT NOT NULL REFERENCES image(id) ON DELETE CASCADE
     );

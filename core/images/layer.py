@@ -1,0 +1,378 @@
+"""Unpack one layer into a directory, as overlayfs wants it.
+
+The content is hostile. Nothing here looks up a path of more than one component except ``openat2`` below the layer's
+own root, where a symbolic link anywhere in the path is an error (CVE-2021-32760, CVE-2025-47290); the last component
+is only ever created, never opened if it exists (``O_EXCL``), so a link that the archive itself planted cannot be
+written through.
+
+Whiteouts (image-spec, layer.md): ``.wh.NAME`` becomes a character device 0:0, ``.wh..wh.opq`` the attribute
+``trusted.overlay.opaque`` (kernel, overlayfs.rst). Attributes of overlayfs that the archive brings are refused: the
+kernel would follow a redirect to anywhere in the other layers.
+
+Order within one entry: content, owner, mode, attributes, times. Changing the owner clears set-user-ID and file
+capabilities; writing changes the times.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from core.errors import NoSpace, Unavailable, Unsupported, WharfError
+from core.images import tar
+from core.images.trash import delete_tree
+from core.kernel.resolve import BENEATH, NO_SYMLINKS, NO_XDEV, open_in_root
+
+MOST_ENTRIES = 2_000_000
+_DEEPEST = 200  # directories in one path
+_OPEN_DIRS = 128  # descriptors kept
+_DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPAQUE = b"trusted.overlay.opaque"
+_REFUSED_XATTRS = (b"trusted.overlay.", b"user.overlay.")
+# The first belongs to the host's policy, not to the image; the second no Linux file system but NFS can hold.
+_SKIPPED_XATTRS = frozenset({b"security.selinux", b"system.nfs4_acl"})
+_DEFAULT_ACL = b"system.posix_acl_default"
+_WHITEOUT = b".wh."
+_MOST_MAJOR, _MOST_MINOR = 0xFFF, 0xFFFFF
+_BAD_ARCHIVE = frozenset(
+    {errno.ELOOP, errno.ENOTDIR, errno.EXDEV, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOENT, errno.EISDIR, errno.EPERM}
+    | {errno.EINVAL, errno.EMLINK, errno.EFBIG, errno.ERANGE, errno.E2BIG}
+)
+
+
+@dataclass
+class Unpacked:
+    """What was made: bytes of file content, entries, and the directories that the archive used but did not hold."""
+
+    size: int
+    entries: int
+    implied: list[bytes]
+
+
+def explain(error: OSError, name: bytes = b"") -> WharfError:
+    """The engine's error for one of the kernel's while unpacking ``name``."""
+    what = os.fsdecode(name[:200]) or "the layer"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace("the disk is full", f"no room to unpack {what}", "Remove images or containers, and try again")
+    if error.errno == errno.ENOTSUP:
+        return Unsupported(
+            "the file system of the data root is not fit for images",
+            f"it cannot hold the extended attributes of {what}",
+            "Put the data root on ext4, xfs or btrfs",
+        )
+    if error.errno in _BAD_ARCHIVE:
+        return tar.broken(f"{what!r} cannot be made: {error.strerror}")
+    return Unavailable("the layer cannot be unpacked", f"{what}: {error.strerror}", "Check the disk and try again")
+
+
+class Unpacker:
+    """Writes the entries of one archive below ``root_fd``.
+
+    :param root_fd: the empty directory that becomes the layer
+    :param aside_fd: a directory on the same file system, outside the layer, for what later entries replace
+    """
+
+    def __init__(self, root_fd: int, aside_fd: int, stream: tar.Stream) -> None:
+        self._root = root_fd
+        self._aside = aside_fd
+        self._stream = stream
+        self._dirs: dict[bytes, int] = {b"": root_fd}
+        self._times: dict[bytes, tuple[int, int]] = {}
+        self._acls: dict[bytes, bytes] = {}
+        self._implied: set[bytes] = set()
+        self._always_own = False  # a directory passes on its group once one has the set-group-ID bit
+        self._size = 0
+        self._moved = 0
+        self._makers: dict[bytes, Callable[[tar.Entry, int, bytes], None]] = {
+            tar.FILE: self._file,
+            tar.DIRECTORY: self._directory,
+            tar.LINK: self._link,
+            tar.SYMLINK: self._symlink,
+            tar.CHAR: self._node,
+            tar.BLOCK_DEVICE: self._node,
+            tar.FIFO: self._node,
+        }
+
+    def run(self) -> Unpacked:
+        """Unpack all of it.
+
+        :raises Corrupt: the archive is damaged or means harm
+        :raises NoSpace: the disk is full
+        """
+        count = 0
+        for entry in tar.Reader(self._stream):
+            count += 1
+            if count > MOST_ENTRIES:
+                raise tar.broken(f"it has more than {MOST_ENTRIES} entries")
+            try:
+                self._place(entry)
+            except OSError as error:
+                raise explain(error, entry.name) from error
+        try:
+            self._finish()
+        except OSError as error:
+            raise explain(error) from error
+        return Unpacked(self._size, count, sorted(self._implied))
+
+    def _place(self, entry: tar.Entry) -> None:
+        if not entry.name:
+            self._root_entry(entry)
+            return
+        head, _, leaf = entry.name.rpartition(b"/")
+        if b"/" + _WHITEOUT in b"/" + entry.name and self._marker(entry, head, leaf):
+            return
+        self._makers[entry.kind](entry, self._parent(head), leaf)
+
+    def _root_entry(self, entry: tar.Entry) -> None:
+        if entry.kind != tar.DIRECTORY:
+            raise tar.broken("its root is not a directory")
+        self._dress_directory(entry, self._root)
+
+    # -- where --------------------------------------------------------------------------------------------------
+    def _parent(self, path: bytes) -> int:
+        fd = self._dirs.get(path)
+        return self._open(path, make=True) if fd is None else fd
+
+    def _open(self, path: bytes, *, make: bool) -> int:
+        """A descriptor of the directory ``path``, kept for the next entries; ``make`` it where it is missing."""
+        try:
+            resolve = BENEATH | NO_SYMLINKS | NO_XDEV
+            fd = open_in_root(self._root, os.fsdecode(path), _DIR_FLAGS, resolve=resolve)
+        except FileNotFoundError:
+            if not make:
+                raise
+            fd = self._imply(path)
+        self._keep(path, fd)
+        return fd
+
+    def _imply(self, path: bytes) -> int:
+        """Make a directory that the archive uses without holding it; its owner, mode and times are a lower layer's."""
+        if path.count(b"/") >= _DEEPEST:
+            raise tar.broken(f"a path has more than {_DEEPEST} directories")
+        head, _, leaf = path.rpartition(b"/")
+        parent = self._parent(head)
+        os.mkdir(leaf, 0o755, dir_fd=parent)
+        fd = os.open(leaf, _DIR_FLAGS, dir_fd=parent)
+        if self._always_own:
+            os.fchown(fd, 0, 0)
+            os.fchmod(fd, 0o755)
+        self._implied.add(path)
+        self._times[path] = (0, 0)
+        return fd
+
+    def _keep(self, path: bytes, fd: int) -> None:
+        if len(self._dirs) > _OPEN_DIRS:
+            self._forget()
+        old = self._dirs.get(path)
+        if old is not None and old != fd:
+            os.close(old)
+        self._dirs[path] = fd
+
+    def _forget(self) -> None:
+        """Close the kept descriptors: too many, or one may no longer be what its path says."""
+        del self._dirs[b""]
+        for fd in self._dirs.values():
+            os.close(fd)
+        self._dirs = {b"": self._root}
+
+    # -- what was there before ----------------------------------------------------------------------------------
+    def _clear(self, parent: int, leaf: bytes, path: bytes) -> bool:
+        """Take away what an earlier entry made at ``path``; True where that was a whiteout."""
+        status = os.stat(leaf, dir_fd=parent, follow_symlinks=False)
+        if not stat.S_ISDIR(status.st_mode):
+            os.unlink(leaf, dir_fd=parent)
+            return _is_whiteout(status)
+        self._moved += 1
+        # Renamed, not deleted in place: one step, whatever lies in it.
+        os.rename(leaf, b"%d" % self._moved, src_dir_fd=parent, dst_dir_fd=self._aside)
+        self._forget()
+        below = path + b"/"
+        for table in (self._times, self._acls):
+            for gone in [known for known in table if known == path or known.startswith(below)]:
+                del table[gone]
+        self._implied = {known for known in self._implied if known != path and not known.startswith(below)}
+        return False
+
+    def _create(self, path: bytes, parent: int, leaf: bytes, make: Callable[[int], int | None]) -> int:
+        """Call ``make(parent)``, again after clearing the way where something has the name."""
+        try:
+            return make(parent) or 0
+        except FileExistsError:
+            self._clear(parent, leaf, path)
+            return make(self._parent(path.rpartition(b"/")[0])) or 0
+
+    # -- kinds --------------------------------------------------------------------------------------------------
+    def _file(self, entry: tar.Entry, parent: int, leaf: bytes) -> None:
+        mode = entry.mode
+        fd = self._create(entry.name, parent, leaf, lambda where: os.open(leaf, _FILE_FLAGS, mode, dir_fd=where))
+        try:
+            self._fill(fd, entry)
+            if entry.uid or entry.gid or self._always_own:
+                os.fchown(fd, entry.uid, entry.gid)
+                os.fchmod(fd, mode)
+            for key, value in entry.xattrs.items():
+                self._xattr(fd, entry.name, key, value)
+            os.utime(fd, ns=(entry.atime, entry.mtime))
+        finally:
+            os.close(fd)
+        self._size += entry.size
+
+    def _fill(self, fd: int, entry: tar.Entry) -> None:
+        if entry.extents is None:
+            for piece in self._stream.pieces(entry.size):
+                _write(fd, piece)
+            return
+        for offset, length in entry.extents:
+            os.lseek(fd, offset, os.SEEK_SET)
+            for piece in self._stream.pieces(length):
+                _write(fd, piece)
+        os.ftruncate(fd, entry.length)
+
+    def _directory(self, entry: tar.Entry, parent: int, leaf: bytes) -> None:
+        if entry.name.count(b"/") >= _DEEPEST:
+            raise tar.broken(f"a path has more than {_DEEPEST} directories")
+        opaque = False
+        try:
+            os.mkdir(leaf, entry.mode & 0o1777, dir_fd=parent)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.stat(leaf, dir_fd=parent, follow_symlinks=False).st_mode):
+                # It was whited out and made anew: what lower layers have in it must not shine through.
+                opaque = self._clear(parent, leaf, entry.name)
+                os.mkdir(leaf, entry.mode & 0o1777, dir_fd=parent)
+        fd = os.open(leaf, _DIR_FLAGS, dir_fd=parent)
+        self._keep(entry.name, fd)
+        self._implied.discard(entry.name)
+        if opaque:
+            os.setxattr(fd, _OPAQUE, b"y")
+        self._dress_directory(entry, fd)
+
+    def _dress_directory(self, entry: tar.Entry, fd: int) -> None:
+        os.fchown(fd, entry.uid, entry.gid)
+        os.fchmod(fd, entry.mode)
+        self._always_own |= bool(entry.mode & stat.S_ISGID)
+        for key, value in entry.xattrs.items():
+            if key == _DEFAULT_ACL:
+                self._acls[entry.name] = value  # at the end: files made below would inherit from it
+            else:
+                self._xattr(fd, entry.name, key, value)
+        self._times[entry.name] = (entry.atime, entry.mtime)  # at the end: each file made below changes them
+
+    def _link(self, entry: tar.Entry, parent: int, leaf: bytes) -> None:
+        source = tar.clean(entry.link)
+        head, _, name = source.rpartition(b"/")
+        if not name or source == entry.name:
+            raise tar.broken(f"{os.fsdecode(entry.name)!r} is a hard link to itself or to the root")
+        origin = self._dirs.get(head)
+        if origin is None:
+            origin = self._open(head, make=False)
+            parent = self._parent(entry.name.rpartition(b"/")[0])  # keeping `origin` may have closed it
+        status = os.stat(name, dir_fd=origin, follow_symlinks=False)
+        if _is_whiteout(status) or stat.S_ISDIR(status.st_mode):
+            raise tar.broken(f"{os.fsdecode(entry.name)!r} is a hard link to a directory or a whiteout")
+        try:
+            os.link(name, leaf, src_dir_fd=origin, dst_dir_fd=parent, follow_symlinks=False)
+        except FileExistsError:
+            self._clear(parent, leaf, entry.name)
+            origin, parent = self._pair(head, entry.name.rpartition(b"/")[0])
+            os.link(name, leaf, src_dir_fd=origin, dst_dir_fd=parent, follow_symlinks=False)
+        # Owner, mode, attributes and times are the file's, which the first entry has set.
+
+    def _pair(self, first: bytes, second: bytes) -> tuple[int, int]:
+        one = self._parent(first)
+        two = self._parent(second)
+        return self._dirs.get(first, one), two
+
+    def _symlink(self, entry: tar.Entry, parent: int, leaf: bytes) -> None:
+        if not entry.link:
+            raise tar.broken(f"{os.fsdecode(entry.name)!r} is a symbolic link to nothing")
+        self._create(entry.name, parent, leaf, lambda where: os.symlink(entry.link, leaf, dir_fd=where))
+        self._dress_node(entry, leaf)
+
+    def _node(self, entry: tar.Entry, parent: int, leaf: bytes) -> None:
+        kind = {tar.CHAR: stat.S_IFCHR, tar.BLOCK_DEVICE: stat.S_IFBLK, tar.FIFO: stat.S_IFIFO}[entry.kind]
+        major, minor = entry.major, entry.minor
+        if not (0 <= major <= _MOST_MAJOR and 0 <= minor <= _MOST_MINOR):
+            raise tar.broken(f"the device {os.fsdecode(entry.name)!r} has a number out of range")
+        if entry.kind == tar.CHAR and not major and not minor:
+            raise tar.broken(f"the device {os.fsdecode(entry.name)!r} is a whiteout of overlayfs in disguise")
+        device = os.makedev(major, minor)
+        self._create(entry.name, parent, leaf, lambda where: os.mknod(leaf, kind | entry.mode, device, dir_fd=where))
+        self._dress_node(entry, leaf)
+
+    def _dress_node(self, entry: tar.Entry, leaf: bytes) -> None:
+        parent = self._parent(entry.name.rpartition(b"/")[0])
+        if entry.uid or entry.gid or self._always_own:
+            os.chown(leaf, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+        if entry.xattrs:
+            os.fchdir(parent)  # lsetxattr(2) takes no directory descriptor
+            for key, value in entry.xattrs.items():
+                self._xattr(leaf, entry.name, key, value)
+        os.utime(leaf, ns=(entry.atime, entry.mtime), dir_fd=parent, follow_symlinks=False)
+
+    def _xattr(self, where: int | bytes, path: bytes, key: bytes, value: bytes) -> None:
+        if key.startswith(_REFUSED_XATTRS):
+            raise tar.broken(f"{os.fsdecode(path)!r} brings the attribute {os.fsdecode(key)}, which is overlayfs' own")
+        if key in _SKIPPED_XATTRS:
+            return
+        if b"\0" in key:
+            raise tar.broken(f"{os.fsdecode(path)!r} has an attribute whose name is no name")
+        os.setxattr(where, key, value, follow_symlinks=isinstance(where, int))
+
+    # -- whiteouts ----------------------------------------------------------------------------------------------
+    def _marker(self, entry: tar.Entry, head: bytes, leaf: bytes) -> bool:
+        """Handle a path with ``.wh.`` in it; True where it is dealt with.
+
+        AUFS' own notes (``.wh..wh.plnk`` and the like) are passed over, as Docker does.
+        """
+        for part in entry.name.split(b"/"):
+            if part.startswith(b".wh..wh.") and part != b".wh..wh.opq":
+                self._stream.skip(entry.size)
+                return True
+        if b"/" + _WHITEOUT in b"/" + head:
+            raise tar.broken(f"{os.fsdecode(entry.name)!r} lies below a whiteout")
+        parent = self._parent(head)
+        self._stream.skip(entry.size)
+        if leaf == b".wh..wh.opq":
+            os.setxattr(parent, _OPAQUE, b"y")
+            return True
+        name = leaf[len(_WHITEOUT) :]
+        if name in (b"", b".", b".."):
+            raise tar.broken(f"{os.fsdecode(entry.name)!r} whites out nothing that can have a name")
+        try:
+            os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent)
+        except FileExistsError:
+            # This layer has the name too: its own file hides the lower one, its own directory must not merge with it.
+            if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+                os.setxattr(self._parent(head + b"/" + name if head else name), _OPAQUE, b"y")
+        return True
+
+    # -- the end ------------------------------------------------------------------------------------------------
+    def _finish(self) -> None:
+        for path, acl in self._acls.items():
+            os.setxattr(self._dirs.get(path) or self._open(path, make=False), _DEFAULT_ACL, acl)
+        for path, (atime, mtime) in self._times.items():
+            if not path:
+                continue
+            head, _, leaf = path.rpartition(b"/")
+            parent = self._dirs.get(head)
+            parent = self._open(head, make=False) if parent is None else parent
+            # Never through a link: CVE-2018-15664's kin, where a directory has been replaced by one meanwhile.
+            os.utime(leaf, ns=(atime, mtime), dir_fd=parent, follow_symlinks=False)
+        if b"" in self._times:
+            os.utime(self._root, ns=self._times[b""])
+        self._forget()
+        for number in range(1, self._moved + 1):
+            delete_tree(self._aside, str(number))
+
+
+def _write(fd: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _is_whiteout(status: os.stat_result) -> bool:
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0

@@ -1,0 +1,275 @@
+"""Manifests, indexes and image configurations, read strictly.
+
+Sources: OCI image-spec v1.1 (manifest.md, image-index.md, config.md), Docker "Image Manifest V 2, Schema 2". A document
+that is a manifest and an index at once means different images to different readers, and is refused (CVE-2021-41190).
+``urls`` of foreign layers are ignored, so that no registry sends us elsewhere (CVE-2020-15157).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from core.errors import Corrupt, NotFound, Unsupported
+from core.images.reference import is_digest
+from core.model import ImageConfig
+
+LONGEST = 4 * 1024 * 1024  # bytes of a manifest or configuration
+_MOST_LAYERS = 500  # overlayfs' own limit
+
+_DOCKER = "application/vnd.docker.distribution.manifest"
+_OCI = "application/vnd.oci.image"
+MANIFESTS = (f"{_OCI}.manifest.v1+json", f"{_DOCKER}.v2+json")
+INDEXES = (f"{_OCI}.index.v1+json", f"{_DOCKER}.list.v2+json")
+_OLD = (f"{_DOCKER}.v1+json", f"{_DOCKER}.v1+prettyjws")
+ACCEPT = ", ".join((*MANIFESTS, *INDEXES))
+_CONFIGS = (f"{_OCI}.config.v1+json", "application/vnd.docker.container.image.v1+json", "application/octet-stream")
+_LAYERS = (f"{_OCI}.layer.", "application/vnd.docker.image.rootfs.")
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386"}
+_OURS = "io.wharfinger."  # labels that steer the engine: never an image's to set (CVE-2026-53488)
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """What one document says about another: what it is, its digest and its size in bytes."""
+
+    media_type: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One image for one platform."""
+
+    config: Descriptor
+    layers: tuple[Descriptor, ...]  # lowest first
+
+
+@dataclass(frozen=True)
+class Platform:
+    """An operating system and processor architecture, in Go's words."""
+
+    os: str
+    architecture: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+
+@dataclass(frozen=True)
+class Index:
+    """Several manifests, each for a platform."""
+
+    manifests: tuple[tuple[Descriptor, Platform | None], ...]
+    annotations: tuple[Mapping[str, str], ...] = ()  # of each entry
+
+
+@dataclass(frozen=True)
+class Config:
+    """An image configuration. ``created`` in seconds since the epoch."""
+
+    created: float
+    architecture: str
+    os: str
+    diffids: tuple[str, ...]
+    image: ImageConfig
+
+
+def host_platform() -> Platform:
+    """What this machine runs."""
+    machine = os.uname().machine
+    variant = {"armv7l": "v7", "armv6l": "v6"}.get(machine, "")
+    return Platform("linux", _ARCHITECTURES.get(machine, machine), variant)
+
+
+def _broken(why: str) -> Corrupt:
+    return Corrupt("the image's description is malformed", why, "Tell the image's maker, or use another tag")
+
+
+def read_json(data: bytes) -> dict[str, Any]:
+    """The object in ``data``.
+
+    :raises Corrupt: too long, too deep, not JSON, not an object
+    """
+    if len(data) > LONGEST:
+        raise _broken(f"it has {len(data)} bytes; at most {LONGEST} are allowed")
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _broken(f"it is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise _broken("it is not a JSON object")
+    return document
+
+
+def _descriptor(data: Any) -> Descriptor:
+    if not isinstance(data, dict):
+        raise _broken("a descriptor is not an object")
+    digest, size, media_type = data.get("digest"), data.get("size"), data.get("mediaType", "")
+    if not is_digest(digest):
+        raise _broken(f"{str(digest)[:100]!r} is not a sha256 digest")
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 2**60 or not isinstance(media_type, str):
+        raise _broken(f"the descriptor of {digest} has no proper size or media type")
+    return Descriptor(media_type, str(digest), size)
+
+
+def _list(document: Mapping[str, Any], key: str, most: int) -> list[Any]:
+    found = document.get(key)
+    if not isinstance(found, list) or len(found) > most:
+        raise _broken(f"{key!r} is missing or has more than {most} items")
+    return found
+
+
+def parse(data: bytes, content_type: str = "") -> Manifest | Index:
+    """Read a manifest or an index.
+
+    :param content_type: what the registry called it; where both name a type they must agree
+    :raises Corrupt: malformed or ambiguous
+    :raises Unsupported: a format that is not an image, or too old
+    """
+    document = read_json(data)
+    content_type = content_type.partition(";")[0].strip().lower()
+    media_type = document.get("mediaType") or ""
+    if document.get("schemaVersion") == 1 or content_type in _OLD:
+        raise Unsupported("the image is in Docker's schema 1", "it is of before 2016", "Have its maker push it again")
+    if document.get("schemaVersion") != 2 or not isinstance(media_type, str):
+        raise _broken("its schemaVersion is not 2")
+    known = (*MANIFESTS, *INDEXES)
+    if media_type in known and content_type in known and media_type != content_type:
+        raise _broken(f"it says {media_type}, the registry says {content_type}")
+    is_index, is_manifest = "manifests" in document, "layers" in document or "config" in document
+    kind = media_type or content_type
+    if is_index == is_manifest or (is_index and kind in MANIFESTS) or (is_manifest and kind in INDEXES):
+        raise _broken("it is neither clearly a manifest nor clearly an index")
+    return _index(document) if is_index else _manifest(document)
+
+
+def _manifest(document: Mapping[str, Any]) -> Manifest:
+    config = _descriptor(document.get("config"))
+    layers = tuple(_descriptor(item) for item in _list(document, "layers", _MOST_LAYERS))
+    if config.media_type not in _CONFIGS or any(not item.media_type.startswith(_LAYERS) for item in layers):
+        kind = document.get("artifactType") or config.media_type
+        raise Unsupported("that is not a container image", f"it is an artifact of type {kind}", "Name an image")
+    return Manifest(config, layers)
+
+
+def _index(document: Mapping[str, Any]) -> Index:
+    entries, notes = [], []
+    for item in _list(document, "manifests", 10_000):
+        descriptor = _descriptor(item)
+        platform = item.get("platform")
+        found = None
+        if isinstance(platform, dict):
+            found = Platform(*(str(platform.get(key, "")) for key in ("os", "architecture", "variant")))
+        annotations = item.get("annotations")
+        entries.append((descriptor, found))
+        notes.append({str(k): str(v) for k, v in annotations.items()} if isinstance(annotations, dict) else {})
+    return Index(tuple(entries), tuple(notes))
+
+
+def choose(index: Index, wanted: Platform) -> Descriptor:
+    """The entry for ``wanted``: the same variant, else none, else the first of the architecture.
+
+    :raises NotFound: none; ``why`` lists what there is
+    """
+    candidates: list[tuple[int, int, Descriptor]] = []
+    for descriptor, platform in index.manifests:
+        if platform is None:
+            if len(index.manifests) == 1:
+                return descriptor
+        elif (platform.os, platform.architecture) == (wanted.os, wanted.architecture):
+            rank = 0 if platform.variant == wanted.variant else 1 if not platform.variant else 2
+            candidates.append((rank, len(candidates), descriptor))
+    if candidates:
+        return min(candidates)[2]
+    there = ", ".join(str(platform) for _, platform in index.manifests if platform and platform.os != "unknown")
+    raise NotFound(f"the image does not exist for {wanted}", f"it exists for {there or 'no platform'}", "Use another")
+
+
+def parse_config(data: bytes) -> Config:
+    """Read an image configuration.
+
+    :raises Corrupt: malformed
+    """
+    document = read_json(data)
+    rootfs = document.get("rootfs")
+    diffids = _list(rootfs, "diff_ids", _MOST_LAYERS) if isinstance(rootfs, dict) else []
+    if not all(is_digest(diffid) for diffid in diffids):
+        raise _broken("a diff_id of its configuration is not a sha256 digest")
+    config = document.get("config") or {}
+    if not isinstance(config, dict):
+        raise _broken("its configuration has no proper 'config'")
+    return Config(
+        created=_created(document.get("created")),
+        architecture=_text(document, "architecture"),
+        os=_text(document, "os"),
+        diffids=tuple(diffids),
+        image=image_config(config),
+    )
+
+
+def image_config(config: Mapping[str, Any]) -> ImageConfig:
+    """The part that decides how a container runs.
+
+    :raises Corrupt: a field of the wrong type
+    """
+    labels = _texts_by_text(config, "Labels")
+    health = config.get("Healthcheck")
+    return ImageConfig(
+        env=_texts(config, "Env"),
+        entrypoint=_texts(config, "Entrypoint"),
+        cmd=_texts(config, "Cmd"),
+        user=_text(config, "User"),
+        working_dir=_text(config, "WorkingDir"),
+        exposed_ports=_keys(config, "ExposedPorts"),
+        volumes=_keys(config, "Volumes"),
+        labels={key: value for key, value in labels.items() if not key.startswith(_OURS)},
+        stop_signal=_text(config, "StopSignal"),
+        healthcheck=health if isinstance(health, dict) else None,
+        shell=_texts(config, "Shell"),
+    )
+
+
+def _created(value: Any) -> float:
+    if not isinstance(value, str) or not value:
+        return 0.0
+    try:
+        return max(datetime.fromisoformat(value).timestamp(), 0.0)  # year 1 is Go's zero
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+def _text(data: Mapping[str, Any], key: str) -> str:
+    value = data.get(key) or ""
+    if not isinstance(value, str) or "\0" in value:
+        raise _broken(f"{key!r} of its configuration is not a text")
+    return value
+
+
+def _texts(data: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value: Sequence[Any] = data.get(key) or ()
+    if isinstance(value, str):
+        value = ("/bin/sh", "-c", value)  # as the first versions of Docker wrote commands
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) and "\0" not in item for item in value):
+        raise _broken(f"{key!r} of its configuration is not a list of texts")
+    return tuple(value)
+
+
+def _keys(data: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = data.get(key) or {}
+    if not isinstance(value, dict):
+        raise _broken(f"{key!r} of its configuration is not an object")
+    return tuple(sorted(value))
+
+
+def _texts_by_text(data: Mapping[str, Any], key: str) -> dict[str, str]:
+    value = data.get(key) or {}
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise _broken(f"{key!r} of its configuration is not an object of texts")
+    return dict(value)

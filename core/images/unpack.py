@@ -1,0 +1,196 @@
+"""The unpack server: a small process of one pull or load that forks one worker per layer.
+
+::
+
+    engine ──SOCK_SEQPACKET──► server ──fork──► worker of layer 1 ── inflate thread ─► files
+       │  {job, offset, size}+fds │  └──fork──► worker of layer 2 …
+       └─ writes blob.part, one byte into the wake pipe for each piece
+
+The engine has threads and must not fork, and an interpreter takes 30 ms to start: so the server is started while the
+engine asks the registry, and forks in 1 ms. It has a mount and a network namespace of its own; a worker changes its
+root to the layer's directory, forgets how to import (a module lying in the image must never be run: CVE-2019-14271's
+kin), and keeps only the capabilities that making files takes. A worker dies with the server, the server's workers with
+the engine: the socket's end, or the wake pipe's, tells them.
+
+At the socket's end the server leaves a child behind that syncs the data root's file system and then marks the layers
+that were there before as durable (see :mod:`core.images.layers`): nobody waits for the disk.
+
+Descriptors of a request, in this order: the blob, the staging directory (which carries the engine's flock), and for a
+blob that still grows the wake pipe.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from core.errors import Unavailable, WharfError
+from core.images.inflate import Inflater, Source
+from core.images.layer import Unpacker, explain
+from core.images.layers import ASIDE, DIFF, IMPLIED
+from core.images.tar import Stream
+from core.kernel import caps, process
+from core.kernel.mount import MS_PRIVATE, set_root_propagation
+
+MESSAGE = 65536  # bytes, at most
+FDS = 3
+_EVERY = 0.1  # seconds between two notes of progress
+_CAPS = "CHOWN DAC_OVERRIDE FOWNER FSETID MKNOD SETFCAP SYS_ADMIN".split()  # the last for trusted.* attributes
+
+
+def send(sock: socket.socket, message: dict[str, object]) -> None:
+    """One message; the peer's end is not our failure."""
+    try:
+        sock.send(json.dumps(message).encode())
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+
+
+class Server:
+    """Forks workers for requests until the socket ends."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._jobs: dict[int, tuple[int, int]] = {}  # pidfd → (job, pid)
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    def run(self) -> None:
+        while True:
+            for fd, _ in self._poll.poll():
+                if fd in self._jobs:
+                    self._reap(fd)
+                elif not self._request():
+                    self._kill_all()
+                    return
+
+    def _request(self) -> bool:
+        data, fds, _, _ = socket.recv_fds(self._sock, MESSAGE, FDS)
+        if not data:
+            return False
+        request = json.loads(data)
+        pid = os.fork()
+        if not pid:
+            _worker(self._sock, request, fds)
+        for fd in fds:
+            os.close(fd)
+        pidfd = os.pidfd_open(pid)
+        self._jobs[pidfd] = (request["job"], pid)
+        self._poll.register(pidfd, select.POLLIN)
+        return True
+
+    def _reap(self, pidfd: int) -> None:
+        job, pid = self._jobs.pop(pidfd)
+        self._poll.unregister(pidfd)
+        os.close(pidfd)
+        _, status = os.waitpid(pid, 0)
+        if status:
+            code = os.waitstatus_to_exitcode(status)
+            error = Unavailable(
+                "the unpack worker died", f"its exit status was {code}", "Look for OOM kills; try again"
+            )
+            send(self._sock, {"job": job, "error": error.to_dict()})
+
+    def _kill_all(self) -> None:
+        for pidfd, (_, pid) in self._jobs.items():
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def _worker(sock: socket.socket, request: dict[str, int], fds: list[int]) -> None:
+    """Unpack one layer, answer, and exit: 0 where an answer was sent."""
+    code = 1
+    try:
+        process.set_death_signal(signal.SIGKILL)
+        job = request["job"]
+        try:
+            answer = _unpack(sock, job, Source(fds[0], request["offset"], request["size"], *fds[2:]), fds[1])
+        except WharfError as error:
+            answer = {"error": error.to_dict()}
+        except OSError as error:
+            answer = {"error": explain(error).to_dict()}
+        except Exception as error:  # a bug, or out of memory: standard error is the screen of somebody else
+            failure = Unavailable("the unpack worker failed", f"{type(error).__name__}: {error}", "Report this")
+            answer = {"error": failure.to_dict()}
+        send(sock, {"job": job, **answer})
+        code = 0
+    finally:
+        os._exit(code)  # never back into the server's loop
+
+
+def _unpack(sock: socket.socket, job: int, source: Source, staging: int) -> dict[str, object]:
+    os.umask(0)
+    os.mkdir(DIFF, 0o755, dir_fd=staging)
+    os.mkdir(ASIDE, 0o700, dir_fd=staging)
+    root = os.open(DIFF, os.O_RDONLY | os.O_DIRECTORY, dir_fd=staging)
+    aside = os.open(ASIDE, os.O_RDONLY | os.O_DIRECTORY, dir_fd=staging)
+    _enter(root)
+    said = time.monotonic()
+
+    def progress(done: int) -> None:
+        nonlocal said
+        if (now := time.monotonic()) - said > _EVERY:
+            said = now
+            send(sock, {"job": job, "done": done})
+
+    inflater = Inflater(source, progress)
+    inflater.start()
+    result = Unpacker(root, aside, Stream(inflater.next)).run()
+    os.rmdir(ASIDE, dir_fd=staging)
+    if result.implied:
+        with open(os.open(IMPLIED, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=staging), "wb") as file:
+            file.write(b"\0".join(result.implied))
+    digests = inflater.digests
+    return {
+        "blob": digests.blob,
+        "diffid": digests.archive,
+        "size": result.size,
+        "entries": result.entries,
+        "implied": len(result.implied),
+    }
+
+
+def _enter(root: int) -> None:
+    """Make ``root`` all that this process can see."""
+    os.fchdir(root)
+    os.chroot(".")
+    sys.path[:] = []
+    sys.meta_path[:] = []
+    bits = caps.mask(f"CAP_{name}" for name in _CAPS)
+    caps.set_process(bits, bits, 0)
+
+
+def settle(root: Path, run: Path) -> None:
+    """Sync the file system with the images, then mark as durable what was there before."""
+    from core.images.layers import mark_durable
+    from core.store.db import Store
+    from core.store.paths import Instance
+
+    inst = Instance(root, run)
+    mark_durable(inst, Store.open(inst))
+
+
+def main() -> None:
+    """``python -I -S -c … FD ROOT RUN``: serve on FD; see the module's text."""
+    fd, root, run = int(sys.argv[-3]), Path(sys.argv[-2]), Path(sys.argv[-1])
+    process.set_name("wharf-unpack")
+    sock = socket.socket(fileno=fd)
+    # SIGINT from the terminal is the engine's to handle: it closes the socket.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process.unshare(process.CLONE_NEWNS | process.CLONE_NEWNET)
+    set_root_propagation(MS_PRIVATE)
+    gc.collect()
+    gc.freeze()
+    Server(sock).run()
+    sock.close()
+    if os.fork():
+        os._exit(0)  # the engine waits for this process, and nobody for the sync
+    os.setsid()
+    settle(root, run)
