@@ -123,7 +123,7 @@ def _layers(inst: Instance) -> Iterator[Check]:
                 "warn",
                 reason,
                 "no remapped users, no rootless containers",
-                "sysctl user.max_user_namespaces=65536 (Debian: also kernel.unprivileged_userns_clone=1)",
+                "sysctl user.max_user_namespaces=65536 (in a chroot the kernel forbids them whatever it is set to)",
             )
         else:
             yield _ok("user namespaces", "available")

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 
+from core.errors import NotFound
 from core.model import Sample
 from core.ops import records
 from core.ops.context import Context
@@ -25,7 +26,7 @@ async def stats(ctx: Context, refs: Sequence[str] | None) -> list[Sample]:
     traffic = await ctx.net.counters(wires) if wires else {}
     samples = []
     for record, saved in live:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended this very moment
+        with contextlib.suppress(NotFound):  # it has ended this very moment
             counters = ctx.sampler.read(ctx.cgroup(record.id))
             pairs = [traffic.get(end.interface, (0, 0)) for end in saved.endpoints]
             samples.append(
@@ -34,7 +35,7 @@ async def stats(ctx: Context, refs: Sequence[str] | None) -> list[Sample]:
                     time=time.monotonic(),
                     net_rx=sum(rx for rx, _ in pairs),
                     net_tx=sum(tx for _, tx in pairs),
-                    **vars(counters),
+                    **counters._asdict(),
                 )
             )
     return samples
