@@ -22,7 +22,9 @@ def _holds(term: str, fields: Mapping[str, str], labels: Mapping[str, str]) -> b
         if key in fields:
             return wanted in fields[key].lower()
         return any(key == name.lower() and wanted in value.lower() for name, value in labels.items())
-    return any(term in value.lower() for value in fields.values())
+    # An id is found by how it begins: any letter from a to f is somewhere in nearly all of them.
+    begins = len(term) >= 3 and fields.get("id", "").removeprefix("sha256:").startswith(term)
+    return begins or any(term in value.lower() for key, value in fields.items() if key != "id")
 
 
 def matches(text: str, fields: Mapping[str, str], labels: Mapping[str, str] | None = None) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -52,11 +53,11 @@ async def until(pilot: Pilot[None], true: Callable[[], bool], seconds: float = 8
     """Wait until it holds."""
     end = asyncio.get_running_loop().time() + seconds
     while not true():
-        assert asyncio.get_running_loop().time() < end, pilot.app.export_screenshot()[:200]
+        assert asyncio.get_running_loop().time() < end, "\n" + shown(pilot.app)
         await pilot.pause(0.02)
 
 
-def shown(app: WharfApp) -> str:
+def shown(app: App[None]) -> str:
     """The screen's text."""
     height = app.size.height
     lines = app.screen._compositor.render_strips()
@@ -165,7 +166,7 @@ async def test_filter_marks_and_bulk(engine: Engine, busybox_image: str) -> None
     app = WharfApp(engine)
     async with app.run_test(size=(120, 30)) as pilot:
         await until(pilot, lambda: app.desk.containers.table.row_count == 3)
-        await pilot.press("slash", "a", "enter")
+        await pilot.press("slash", *"name", "equals_sign", "a", "enter")
         await until(pilot, lambda: app.desk.containers.table.row_count == 2)
         await pilot.press("asterisk", "d", "y")
         await until(pilot, lambda: [c.name for c in app.desk.snapshot.containers] == ["bb"], 15)

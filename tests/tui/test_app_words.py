@@ -16,7 +16,7 @@ from tui.forms import build_spec, parse_mount, parse_port
 from tui.snapshot import Rates
 from tui.theming import load_themes, read_theme, shipped_dir
 
-ROW = {"name": "Web-1", "state": "running", "image": "nginx:1.27"}
+ROW = {"name": "Web-1", "state": "running", "image": "nginx:1.27", "id": "sha256:abcdef"}
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,9 @@ ROW = {"name": "Web-1", "state": "running", "image": "nginx:1.27"}
         ("~wb1", True),
         ("~1bw", False),
         ("!", False),
+        ("abc", True),
+        ("bcd", False),
+        ("id=bcd", True),
     ],
 )
 def test_filter(words: str, found: bool) -> None:
