@@ -7,6 +7,7 @@ path leads to it, and it vanishes with its descriptor. ``pivot_root`` and ``umou
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from collections.abc import Iterable, Sequence
 
@@ -96,25 +97,49 @@ def _explain(context: int, error: OSError) -> str:
 def overlay(lower: Sequence[str], upper: str, work: str) -> int:
     """An overlay of ``lower`` (top first) with a writable ``upper``, as a detached mount.
 
+    Before Linux 6.8 it is mounted on ``upper`` for a moment: the caller must be in a mount namespace of its own.
+
     :raises OSError:
     """
     opened: list[int] = []
 
-    def short(path: str) -> str:
-        # A path too long for fsconfig goes as a descriptor's: the kernel looks it up while we hold it open.
-        if len(os.fsencode(path)) <= _STRING_LIMIT:
-            return path
+    def pinned(path: str) -> str:
+        # The kernel looks the name up while we hold the folder open.
         opened.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         return f"/proc/self/fd/{opened[-1]}"
 
-    options: list[tuple[str, str | None]] = [("lowerdir+", short(path)) for path in lower]
-    # The kernel unescapes backslashes in these two, and not in lowerdir+.
-    options += [(key, short(path).replace("\\", "\\\\")) for key, path in (("upperdir", upper), ("workdir", work))]
+    def short(path: str) -> str:
+        return path if len(os.fsencode(path)) <= _STRING_LIMIT else pinned(path)
+
     try:
+        if not _appends_layers():
+            return _overlay_at([pinned(path) for path in lower], pinned(upper), pinned(work), upper)
+        options: list[tuple[str, str | None]] = [("lowerdir+", short(path)) for path in lower]
+        # The kernel unescapes backslashes in these two, and not in lowerdir+.
+        options += [(key, short(path).replace("\\", "\\\\")) for key, path in (("upperdir", upper), ("workdir", work))]
         return filesystem("overlay", options, source="overlay")
     finally:
         for fd in opened:
             os.close(fd)
+
+
+@functools.cache
+def _appends_layers() -> bool:
+    """Does overlay take its layers one by one (``lowerdir+``, Linux 6.8)? Asked by version: an older kernel writes
+    each attempt into its log."""
+    major, minor = os.uname().release.split("-")[0].split(".")[:2]
+    return (int(major), int(minor)) >= (6, 8)
+
+
+def _overlay_at(lower: Sequence[str], upper: str, work: str, place: str) -> int:
+    """The way of mount(2), whose options may fill a page, where a value of fsconfig(2) ends at 256 bytes. The names
+    are those of descriptors: short, and without the colons and backslashes that would need escaping."""
+    data = f"lowerdir={':'.join(lower)},upperdir={upper},workdir={work}".encode()
+    call("mount", b"overlay", os.fsencode(place), b"overlay", ctypes.c_ulong(0), data)
+    try:
+        return clone_tree(place)
+    finally:
+        umount(place)
 
 
 def clone_tree(path: str | int, *, recursive: bool = False) -> int:

@@ -40,7 +40,7 @@ sys.stdin.read()
 class Overlay(NamedTuple):
     """What overlay can do on one file system; each an empty string for "yes", else the reason."""
 
-    upper: str  # carry a writable layer, mounted the engine's way (``lowerdir+``, one call per layer)
+    upper: str  # carry a writable layer, layers given one by one (``lowerdir+``)
     legacy: str  # the same with ``lowerdir=a:b``
     volatile: str
     metacopy: str
@@ -87,10 +87,11 @@ def _overlay(base: str, user_namespace: int | None) -> Overlay:
     writable: list[tuple[str, str | None]] = [("upperdir", f"{base}/upper"), ("workdir", f"{base}/work")]
     layers: list[tuple[str, str | None]] = [("lowerdir+", f"{base}/a"), ("lowerdir+", f"{base}/b")]
     joined: list[tuple[str, str | None]] = [("lowerdir", f"{base}/a:{base}/b")]
-    usable = layers if not _try([*layers, *writable]) else joined
+    upper = _try([*layers, *writable])
+    usable = joined if upper else layers
     # `volatile` leaves a mark in the work folder that refuses the next mount: it is tried last.
     return Overlay(
-        upper=_try([*layers, *writable]),
+        upper=upper,
         legacy=_try([*joined, *writable]),
         metacopy=_try([*usable, *writable, ("metacopy", "on")]),
         idmap=_try_idmap(base, user_namespace),
