@@ -52,7 +52,7 @@ def end_instance(made: Instance) -> None:
             for box in await engine.containers():
                 await engine.remove(box.id, force=True)
             assert await engine.recover() == []
-            await engine.destroy_networks()
+            await take_networks_down(made)
         finally:
             await engine.close()
 
@@ -64,6 +64,22 @@ def end_instance(made: Instance) -> None:
         if (base / made.cgroup).is_dir():
             (base / made.cgroup).rmdir()
     shutil.rmtree(made.root, ignore_errors=True)
+
+
+async def take_networks_down(made: Instance) -> None:
+    """Remove the instance's bridges; its firewall table goes with the last one."""
+    from core.net import Net
+    from core.store.db import Store
+
+    store = Store.open(made)
+    net = Net(made, store)
+    try:
+        for network in await net.describe():
+            if network.bridge:
+                await net.remove_network(network.name)
+    finally:
+        await net.close()
+        store.close()
 
 
 def _end(pid: int) -> None:

@@ -56,9 +56,7 @@ def make_archive(target: Path, reference: str, layers: list[bytes], config: dict
     entries = []
     for layer in layers:
         digest, size = blob(gzip.compress(layer, 1, mtime=0))
-        entries.append(
-            {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest, "size": size}
-        )
+        entries.append({"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest, "size": size})
     document = {
         "architecture": "amd64",
         "os": "linux",

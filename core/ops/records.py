@@ -151,6 +151,8 @@ def observe(ctx: Context, record: Record) -> tuple[Saved, client.RunState | None
     if run is not None and (client.alive(run) or (run.status == "restarting" and client.monitor_alive(run))):
         return _running(saved, run), run
     ended = client.read_exit(ctx.inst, record.id)
+    if ended is not None and ended.restarting and run is not None and client.monitor_alive(run):
+        return replace(_running(saved, run), state=State.RESTARTING), run
     was_live = saved.state.live or saved.state is State.RESTARTING or run is not None
     if ended is not None and ended.finished > saved.started and was_live:
         return _ended(saved, ended), run

@@ -58,6 +58,7 @@ class Monitor:
         self.config: Json = {}
         self.seccomp = b""
         self.outputs: dict[int, int] = {}  # our ends of its pipes → stream
+        self.last_code: int | None = None  # exit code of the run that ended last
         self.pidfd = -1
         self.child = False  # the first process is ours to reap
         self.state = RunState(
@@ -317,16 +318,22 @@ class Monitor:
         if status is not None:
             result = os.waitstatus_to_exitcode(status)
             code = result if result >= 0 else 128 - result
+        finished, restarts = time.time(), self.restarts.count
+        delay = self._next_delay(code, finished - self.state.started)
         ended = ExitRecord(
             exit_code=code,
             signal=status & 0x7F if status is not None else 0,
             oom_killed=cgroups.oom_kills(self.launch.cgroup) > 0,
             started=self.state.started,
-            finished=time.time(),
-            restarts=self.restarts.count,
+            finished=finished,
+            restarts=restarts,
+            restarting=delay is not None,
         )
         write_exit(self.launch.exit_path, ended)
-        self.after_exit(code, ended.finished - ended.started)
+        self._go_on(code, delay)
+
+    def _next_delay(self, code: int | None, ran: float) -> float | None:
+        return None if self.stopping else self.restarts.next_delay(code, ran)
 
     def after_exit(self, code: int | None, ran: float, *, failed: bool = False) -> None:
         """The end is on record: start it again by policy, or finish.
@@ -335,13 +342,14 @@ class Monitor:
         :param failed: it could not even be started; no use to try again
         """
         self._let_go()
+        self.last_code = code
         delay = None if self.stopping or failed else self.restarts.next_delay(code, ran)
         if delay is None:
-            self._finish(code)
+            self._finish()
             return
         self.state = replace(self.state, pid=0, pid_start=0, status="restarting", health="")
         self.save()
-        self._tell("die", exitCode="" if code is None else str(code))
+        self._tell_death()
         self.loop.after(delay, self._restart)
 
     def _let_go(self) -> None:
@@ -358,6 +366,9 @@ class Monitor:
         except WharfError:
             # Something else is in there (put in from outside): the engine's release removes it later.
             pass
+
+    def _tell_death(self) -> None:
+        self._tell("die", exitCode="" if self.last_code is None else str(self.last_code))
 
     def _restart(self) -> None:
         if self.stopping:
@@ -378,20 +389,21 @@ class Monitor:
         now = time.time()
         write_exit(self.launch.exit_path, ExitRecord(code, 0, False, now, now, str(error), self.restarts.count))
         cgroups.remove(self.launch.cgroup)
-        self._finish(code)
+        self.last_code = code
+        self._finish()
 
-    def _finish(self, code: int | None = None) -> None:
+    def _finish(self) -> None:
         """It will not run again: tell everyone, have its things released, leave."""
         if self.finished:
             return
         self.finished = True
         self._stop_serving()
         self.log.close()
-        self.pump.finish({"exit": code})
+        self.pump.finish({"exit": self.last_code})
         # The folder goes before anyone is told: whoever starts the container again must not meet its remains.
         if self.rundir is not None:
             self.rundir.remove()
-        self._tell("die", exitCode="" if code is None else str(code))
+        self._tell_death()
         for fd in self.kept.values():
             os.close(fd)
         self.kept = {}

@@ -196,9 +196,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("where", ["before wiring", "before launch", "before the row", "never"])
-async def test_engine_killed_inside_start(
-    engine: Engine, busybox_image: str, inst: Instance, where: str
-) -> None:
+async def test_engine_killed_inside_start(engine: Engine, busybox_image: str, inst: Instance, where: str) -> None:
     spec = ContainerSpec(busybox_image, command=("sh", "-c", NUMBERS), ports=(PortMapping(80),))
     box = await engine.create(spec)
     await engine.close()

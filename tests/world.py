@@ -1,0 +1,153 @@
+"""The oracle of every engine test: what the kernel holds for an instance equals what its database says.
+
+``assert_world(inst)`` opens the two databases read-only, looks at the kernel with tools that the engine does not use
+(``/proc``, ``ip``, ``nft``), and fails with every difference at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+
+from core.store.paths import Instance
+
+
+def _rows(path: Path, sql: str) -> list[sqlite3.Row]:
+    if not path.exists():
+        return []
+    con = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)
+    con.row_factory = sqlite3.Row
+    try:
+        return con.execute(sql).fetchall()
+    finally:
+        con.close()
+
+
+def _run(*argv: str) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _mounts(inst: Instance) -> list[str]:
+    """Mounts in the host's namespace below the instance's folders."""
+    places = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [place for place in places if place.startswith((f"{inst.root}/", f"{inst.run}/"))]
+
+
+def _links(inst: Instance) -> list[str]:
+    names = [path.name for path in Path("/sys/class/net").iterdir()]
+    return sorted(name for name in names if name.startswith(inst.link_prefix))
+
+
+def _cgroups(inst: Instance) -> set[str]:
+    """Container cgroups in any hierarchy."""
+    found = set()
+    for base in [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()]:
+        folder = base / inst.cgroup
+        if folder.is_dir():
+            found |= {path.name for path in folder.iterdir() if path.is_dir()}
+    return found
+
+
+def processes(inst: Instance) -> dict[int, str]:
+    """Pids of monitors and launchers of the instance, with their command lines."""
+    found = {}
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            try:
+                line = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if str(inst.run) in line and int(path.name) != os.getpid():
+                found[int(path.name)] = line
+    return found
+
+
+def _alive(pid: int, start: int) -> bool:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[0] not in "ZX" and int(fields[19]) == start
+
+
+def _live(inst: Instance) -> tuple[set[str], set[str]]:
+    """Ids of containers that run or will run again, and of those that run now, by what their monitors wrote."""
+    live, running = set(), set()
+    for path in (inst.run / "c").glob("*/state.json") if inst.run.exists() else ():
+        try:
+            state = json.loads(path.read_text())
+        except FileNotFoundError:  # it has just ended
+            continue
+        if _alive(state["pid"], state["pid_start"]):
+            running.add(path.parent.name)
+        elif not _alive(state["monitor_pid"], state["monitor_start"]):
+            continue
+        live.add(path.parent.name)
+    return live, running
+
+
+def _nft_ports(inst: Instance) -> set[tuple[str, int]]:
+    """(protocol, host port) of every element of the instance's port maps."""
+    text = _run("nft", "-j", "list", "table", "inet", inst.nft_table)
+    found = set()
+    for item in json.loads(text or '{"nftables": []}')["nftables"]:
+        for key, _ in item.get("map", {}).get("elem", []):
+            parts = key.get("concat", []) if isinstance(key, dict) else []
+            if len(parts) >= 2 and isinstance(parts[-1], int):
+                found.add((str(parts[-2]), parts[-1]))
+    return found
+
+
+def differences(inst: Instance) -> list[str]:
+    """What the kernel holds and the database does not know, and the other way round."""
+    wrong = []
+    live, running = _live(inst)
+    known = {row["id"] for row in _rows(inst.root / "wharf.db", "SELECT id FROM container")}
+    folders = {path.name for path in (inst.root / "containers").iterdir()} if inst.root.exists() else set()
+    if folders != known:
+        wrong.append(f"container folders without a row: {folders - known}; rows without a folder: {known - folders}")
+    if live - known:
+        wrong.append(f"running but unknown: {live - known}")
+    runs = {path.name for path in (inst.run / "c").iterdir()} if inst.run.exists() else set()
+    if runs != live:
+        wrong.append(f"run folders {runs} but live {live}")
+    if mounts := _mounts(inst):
+        wrong.append(f"mounts in the host's namespace: {mounts}")
+    if (groups := _cgroups(inst)) - live:
+        wrong.append(f"cgroups left: {groups - live}")
+    if running - groups:
+        wrong.append(f"running without a cgroup: {running - groups}")
+    ends = {row["interface"] for row in _rows(inst.run / "run.db", "SELECT interface FROM endpoint")}
+    if set(_links(inst)) != {end for end in ends if end}:
+        wrong.append(f"links {_links(inst)} but endpoints {sorted(ends)}")
+    for table in ("lease", "endpoint", "port"):
+        holders = {row["container"] for row in _rows(inst.run / "run.db", f"SELECT container FROM {table}")}
+        if holders - live:
+            wrong.append(f"{table} rows of containers that do not run: {holders - live}")
+    ports = {
+        (row["protocol"], row["host_port"])
+        for row in _rows(inst.run / "run.db", "SELECT protocol, host_port FROM port")
+    }
+    if _nft_ports(inst) != ports:
+        wrong.append(f"nft port elements {_nft_ports(inst)} but port rows {ports}")
+    journals = list((inst.run / "journal").iterdir()) if inst.run.exists() else []
+    if journals:
+        wrong.append(f"journals left: {[path.name for path in journals]}")
+    return wrong
+
+
+def assert_world(inst: Instance, seconds: float = 5.0) -> None:
+    """Fail with every difference between kernel and database that does not go away within ``seconds``.
+
+    Some must be given a moment: the kernel takes a network namespace apart in the background, and monitors of
+    containers that have just ended are on their way out.
+    """
+    end = time.monotonic() + seconds
+    while wrong := differences(inst):
+        assert time.monotonic() < end, "\n".join(wrong)
+        time.sleep(0.05)
