@@ -8,7 +8,7 @@ import struct
 from collections.abc import Collection
 from typing import NamedTuple
 
-from core.kernel.netlink import Message, Netlink, attr, attr_map, nest
+from core.kernel.netlink import Message, Netlink, NetlinkError, attr, attr_map, nest
 
 _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2
 _ORIG, _REPLY, _ID, _FILTER = 1, 2, 12, 25
@@ -46,7 +46,15 @@ def _tuple(data: bytes) -> Tuple:
 def _dump(nl: Netlink, wanted: bytes, needle: bytes) -> list[Flow]:
     """Flows that hold the bytes somewhere. Callers look again: kernels before 5.8 ignore the filter ``wanted``."""
     found = []
-    for body in nl.dump(_GET, _HEAD + wanted):
+    try:
+        answers = nl.dump(_GET, _HEAD + wanted)
+    except NetlinkError as error:
+        if (
+            error.errno == errno.EINVAL
+        ):  # no such subsystem: this kernel has no nf_conntrack_netlink, nothing can be done
+            return []
+        raise
+    for body in answers:
         if needle in body:
             fields = attr_map(body, 4)
             raw = attr(_ORIG | 0x8000, fields[_ORIG]) + attr(_ID, fields.get(_ID, b""))
@@ -64,8 +72,11 @@ def of_address(nl: Netlink, address: bytes) -> list[Flow]:
     The kernel walks its whole table for every dump, full or not: one unfiltered walk is cheaper than two filtered ones
     while there are few connections.
     """
-    with open("/proc/sys/net/netfilter/nf_conntrack_count", encoding="ascii") as file:
-        few = int(file.read()) < _FEW
+    try:
+        with open("/proc/sys/net/netfilter/nf_conntrack_count", encoding="ascii") as file:
+            few = int(file.read()) < _FEW
+    except FileNotFoundError:
+        return []  # nothing is tracked
     ip = nest(1, attr(_SRC, address))
     asks = [b""] if few else [nest(_ORIG, ip) + _flags(1, _SRC), nest(_REPLY, ip) + _flags(2, _SRC)]
     flows = {f.raw: f for ask in asks for f in _dump(nl, ask, address)}
