@@ -29,7 +29,7 @@ def join(task: ExecTask) -> NoReturn:
         report.fail(error)
 
 
-def _join(task: ExecTask, report: Report) -> None:
+def _join(task: ExecTask, report: Report) -> NoReturn:
     own = task.process
     os.setsid()
     # The cgroup first, by its path on the host, and before the device rules could be escaped.

@@ -21,6 +21,7 @@ from core.runtime.task import Report
 from core.runtime.user import User, lookup
 
 _CAP_SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
+_SOFT_FILES = 1024  # Docker's default
 _MISSING = (errno.ENOENT, errno.ENOTDIR)
 
 
@@ -103,6 +104,9 @@ def set_limits(own: Json) -> None:
 
     :raises StartFailed: a hard limit above our own without CAP_SYS_RESOURCE
     """
+    # The launcher's own soft limit is raised; programs that use select(2) break above this one.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(_SOFT_FILES, hard), hard))
     for limit in cast("list[Json]", own.get("rlimits", [])):
         name = str(limit["type"])
         number = cast(int, getattr(resource, name))

@@ -37,7 +37,7 @@ def run(task: InitTask) -> NoReturn:
         report.fail(error)
 
 
-def _start(task: InitTask, report: Report) -> None:
+def _start(task: InitTask, report: Report) -> NoReturn:
     config = task.config
     own = cast(Json, config["process"])
     os.setsid()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from core.model.container import ContainerSpec, ExecSpec, Mount, Resources
 from core.model.image import ImageConfig
 from core.runtime import defaults, seccomp
 from core.runtime.defaults import Json
+from core.runtime.limits import rlimits
 from core.runtime.user import USER_ANNOTATION, check_user
 
 INIT_ANNOTATION = "io.wharfinger.init"
@@ -134,7 +134,7 @@ def _process(
         "cwd": _working_dir(spec.working_dir or image.working_dir or "/"),
         "capabilities": _capability_sets(capabilities),
         "noNewPrivileges": no_new_privileges,
-        "rlimits": _rlimits(spec.ulimits),
+        "rlimits": rlimits(spec.ulimits),
     }
     return process
 
@@ -195,46 +195,6 @@ def _capability(name: str) -> str:
     if full not in caps.NUMBERS:
         raise InvalidArgument(f"unknown capability {name!r}", "capabilities(7) lists them", "Write it like NET_ADMIN")
     return full
-
-
-def _rlimits(ulimits: Sequence[str]) -> list[Json]:
-    """From ``nofile=1024:2048``.
-
-    :raises InvalidArgument: no such limit, or a hard limit above our own that we may not raise
-    """
-    limits: list[Json] = []
-    for text in ulimits:
-        name, _, values = text.partition("=")
-        soft_text, _, hard_text = values.partition(":")
-        number = getattr(resource, f"RLIMIT_{name.upper()}", None)
-        try:
-            soft = _limit(soft_text)
-            hard = _limit(hard_text) if hard_text else soft
-        except ValueError:
-            number = None
-        if number is None:
-            raise InvalidArgument(f"invalid ulimit {text!r}", "it is not like nofile=1024:2048", "See setrlimit(2)")
-        if soft > hard:
-            raise InvalidArgument(f"invalid ulimit {text!r}", "the soft limit exceeds the hard one", "Swap them")
-        _check_hard_limit(text, number, hard)
-        limits.append({"type": f"RLIMIT_{name.upper()}", "soft": soft, "hard": hard})
-    return limits
-
-
-def _check_hard_limit(text: str, number: int, hard: int) -> None:
-    own = resource.getrlimit(number)[1]
-    if own == resource.RLIM_INFINITY or hard <= own or "CAP_SYS_RESOURCE" in caps.bounding():
-        return
-    raise InvalidArgument(
-        f"cannot raise {text!r}",
-        f"this host's own hard limit is {own} and CAP_SYS_RESOURCE is missing",
-        f"Ask for at most {own}",
-    )
-
-
-def _limit(text: str) -> int:
-    value = int(text)
-    return (1 << 64) - 1 if value == -1 else value
 
 
 def _security_options(spec: ContainerSpec) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 A line is written by a single ``write`` on an ``O_APPEND`` descriptor, so that lines of several processes never mix.
 The file is at once the event history of this boot. Past ``LIMIT`` it is renamed to ``events.1`` and begun anew.
-Standard library only: monitors write it too.
+The writing side is :mod:`core.store.tell`: every monitor imports that, so it must stay small.
 """
 
 from __future__ import annotations
@@ -12,36 +12,17 @@ import contextlib
 import ctypes
 import json
 import os
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from core.errors import Unavailable
 from core.model.event import Event
-from core.store.lock import file_lock
+from core.store.tell import LIMIT, append
 
-LIMIT = 4 * 1024 * 1024  # bytes
+__all__ = ["LIMIT", "Watch", "append", "parse", "past"]
+
 _IN_MODIFY, _IN_MOVED_TO, _IN_CREATE = 0x2, 0x80, 0x100
 _IN_NONBLOCK, _IN_CLOEXEC = 0o4000, 0o2000000
-
-
-def append(path: Path, kind: str, action: str, oid: str, **attributes: str) -> None:
-    """Write one event to the change log at ``path`` (``Instance.events``)."""
-    line = json.dumps({"t": time.time(), "k": kind, "a": action, "i": oid, "x": attributes}) + "\n"
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, line.encode())
-        full = os.fstat(fd).st_size > LIMIT
-    finally:
-        os.close(fd)
-    if full:
-        _rotate(path)
-
-
-def _rotate(path: Path) -> None:
-    with file_lock(path.with_name("events.lock")):
-        if path.stat().st_size > LIMIT:  # else another process has just done it
-            path.rename(path.with_name("events.1"))
 
 
 def parse(line: bytes) -> Event | None:

@@ -107,7 +107,7 @@ class Client:
                 self.on_frame(self, kind, payload)
         except BlockingIOError:
             return
-        except (OSError, Unavailable):
+        except (OSError, Unavailable, ValueError, TypeError):  # gone, or it does not speak our language
             data = b""
         if not data:
             self.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -161,6 +162,7 @@ class Launcher:
 
     def _fork(self, launch: Launch, keep: set[int], work: Callable[[socket.socket], None]) -> Guard:
         ours, theirs = socket.socketpair()
+        ours.settimeout(_PATIENCE)
         pid = os.fork()
         if pid == 0:
             _become_monitor(launch.id, {theirs.fileno(), *keep}, lambda: work(theirs))
@@ -339,7 +341,9 @@ def main(listener_fd: int, run: str, build: str) -> None:
     process.set_subreaper()
     for signo in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(signo, signal.SIG_DFL)
-    sys.stdin = sys.stdout = None  # type: ignore[assignment]
+    sys.stdin = sys.stdout = None
+    # A handful of descriptors for each of perhaps many containers; these get the usual limit back (finish.py).
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     # Asked once, here: every monitor inherits the answers.
     cgroups.detect()
     can_fork_into()

@@ -341,9 +341,12 @@ class Monitor:
         :param ran: seconds
         :param failed: it could not even be started; no use to try again
         """
+        self._go_on(code, None if failed else self._next_delay(code, ran))
+
+    def _go_on(self, code: int | None, delay: float | None) -> None:
+        """:param delay: seconds until the next start; None: there is none"""
         self._let_go()
         self.last_code = code
-        delay = None if self.stopping or failed else self.restarts.next_delay(code, ran)
         if delay is None:
             self._finish()
             return

@@ -47,6 +47,7 @@ class ExitRecord:
     finished: float
     error: str = ""
     restarts: int = 0
+    restarting: bool = False  # by policy: the monitor starts it again
     version: int = 1
 
 

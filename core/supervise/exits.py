@@ -1,0 +1,66 @@
+"""The engine's ear: monitors tell it of containers that have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
+
+from core.errors import WharfError
+from core.store.paths import Instance
+from core.supervise import sockets
+from core.supervise.protocol import CHUNK
+
+_COUNT = itertools.count()  # a process may hold several engines
+
+
+class EngineSocket:
+    """``$RUN/engines/PID.sock``: monitors tell this engine of containers that have ended.
+
+    :param handler: releases what the container with that id holds
+    """
+
+    def __init__(self, inst: Instance, handler: Callable[[str], Awaitable[None]]) -> None:
+        self._path = inst.engines / f"{os.getpid()}.{next(_COUNT)}.sock"
+        self._handler = handler
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        self._sock.setblocking(False)
+
+    async def start(self) -> None:
+        sockets.bind(self._sock, str(self._path))
+        self._sock.listen(1024)
+        self._run(self._accept())
+
+    async def close(self) -> None:
+        """Let the work at hand finish; monitors that come later find another engine or clean up themselves."""
+        self._path.unlink(missing_ok=True)
+        self._sock.close()
+        for task in list(self._tasks):
+            if task.get_name() == "accept":
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _run(self, work: Coroutine[object, object, None], name: str = "accept") -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            sock, _ = await loop.sock_accept(self._sock)
+            self._run(self._serve(sock), "exited")
+
+    async def _serve(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with sock:
+            try:
+                message = json.loads(await loop.sock_recv(sock, CHUNK))
+                await self._handler(str(message["id"]))
+                await loop.sock_sendall(sock, b'{"ok": true}')
+            except (OSError, ValueError, KeyError, WharfError):
+                return  # without an answer the monitor turns to the next engine, or to the one-shot clean-up
