@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from rich.color import ColorType
 from textual.app import App, ComposeResult
+from textual.geometry import Region
 
 from core.model import LayerProgress, PullProgress
 from tui.text import ASCII, UNICODE, use_glyphs
@@ -158,3 +160,21 @@ def test_the_whole_is_weighted_by_bytes() -> None:
     assert total_share(PullProgress("x", (half,))) == 0.5
     assert 0.5 < total_share(PullProgress("x", (done, half))) < 0.51
     assert total_share(PullProgress("x")) == 0.0
+
+
+async def test_the_terminals_own_colours_and_no_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = SmallApp()
+    async with app.run_test(size=(60, 24)) as pilot:
+        app.theme = "ansi-dark"
+        app.query_one(Meter).set(90, 100)
+        await pilot.pause()
+        styles = [segment.style for segment in app.query_one(Meter).render_lines(Region(0, 0, 60, 1))[0]]
+        assert all(style and style.color and style.color.type is not ColorType.TRUECOLOR for style in styles)
+    monkeypatch.setenv("NO_COLOR", "1")
+    app = SmallApp()
+    async with app.run_test(size=(60, 24)) as pilot:
+        app.query_one(Meter).set(95, 100)
+        await pilot.pause()
+        for segment in app.query_one(Meter).render_lines(Region(0, 0, 60, 1))[0]:
+            color = segment.style and segment.style.color and segment.style.color.triplet
+            assert color is None or color.red == color.green == color.blue

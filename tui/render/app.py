@@ -13,6 +13,7 @@ from textual import events, messages
 from textual._compositor import ChopsUpdate, Compositor, CompositorUpdate, LayoutUpdate
 from textual.app import App
 from textual.dom import DOMNode
+from textual.driver import Driver
 from textual.message import Message
 from textual.screen import Screen
 from textual.timer import Timer
@@ -38,6 +39,11 @@ class _Painted(CompositorUpdate):
         return self.data
 
 
+def _may_render() -> bool:
+    """True where Textual is the one this package knows and nobody turned it off."""
+    return textual.__version__ == KNOWN_TEXTUAL and os.environ.get("WHARF_RENDER", "") != "stock"
+
+
 class RenderApp(App[ReturnType]):
     """``App`` with diffed output and flow control; stock where the Textual version is not the known one."""
 
@@ -47,10 +53,18 @@ class RenderApp(App[ReturnType]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if textual.__version__ == KNOWN_TEXTUAL and os.environ.get("WHARF_RENDER", "") != "stock":
+        if _may_render():
             self._painter = Painter()
             self._flow = Flow()
         self._answered = asyncio.Event()
+
+    def get_driver_class(self) -> type[Driver]:
+        chosen = super().get_driver_class()
+        if _may_render() and chosen.__name__ == "LinuxDriver":
+            from tui.render.driver import ButtonMouseDriver  # not at import: tests and pipes have no terminal
+
+            return ButtonMouseDriver
+        return chosen
 
     @property
     def diffing(self) -> bool:

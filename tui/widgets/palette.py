@@ -48,12 +48,15 @@ class Palette:
         front, _, behind = words.partition(" on ")
         for layer in (background, behind.strip()):
             if layer and (over := self.color(layer, base)):
-                base = base + over
+                # The terminal's own colours cannot be blended: they cover what is beneath.
+                base = base + over if over.ansi is None else over
         color = self._foreground
         attributes: dict[str, bool] = {}
         for word in front.split():
             if word in _ATTRIBUTES:
                 attributes[word] = True
+            elif word == "text" and base.ansi is not None and base.ansi >= 0:
+                color = Color.parse("ansi_black")  # on one of the terminal's colours; all but black and blue are light
             else:
                 color = self.color(word, base) or color
         shown = base + color if color.ansi is None else color
