@@ -133,6 +133,18 @@ class Net:
         """
         await self._do(lambda: self._host.remove_network(network))
 
+    async def remove_all(self) -> None:
+        """Take the whole instance out of the kernel: every network, its bridge, the firewall table.
+
+        :raises InUse: containers are attached
+        """
+
+        def work() -> None:
+            for network in self._host.bridged():
+                self._host.remove_network(network.id)
+
+        await self._do(work)
+
     async def counters(self, interfaces: Iterable[str]) -> dict[str, tuple[int, int]]:
         """(received, sent) bytes as the containers see them, by ``EndpointInfo.interface``."""
         names = tuple(interfaces)

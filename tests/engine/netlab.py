@@ -190,9 +190,7 @@ class Lab:
         for box in list(self.boxes):
             await self.end(box)
         await self.net.recover(set())
-        for network in await self.net.describe():
-            if network.driver == "bridge":
-                await self.net.remove_network(network.id)
+        await self.net.remove_all()
         await self.net.close()
         self.store.close()
 
