@@ -39,7 +39,7 @@ def _where() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*BENCHES, []], help="which benchmarks (default: all)")
+    parser.add_argument("names", nargs="*", choices=[*BENCHES, []], metavar="NAME", help=f"which of {', '.join(BENCHES)} (default: all)")
     names = parser.parse_args().names or list(BENCHES)
     if os.geteuid() != 0:
         print("The benchmarks need root: they mount a disk and start a Docker daemon.", file=sys.stderr)
@@ -57,8 +57,9 @@ def main() -> int:
         bring_images(place)
         for name in names:
             print(f"… {name}", file=sys.stderr, flush=True)
-            rows += BENCHES[name](place)
-            print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+            found = BENCHES[name](place)
+            print(*table(found).splitlines()[2:], sep="\n", file=sys.stderr, flush=True)
+            rows += found
     text = f"{_where()}\n\n{table(rows)}\n"
     print(text)
     if names == list(BENCHES):

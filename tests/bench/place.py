@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from core.demo import image
+from core.local import LocalEngine
+from core.store.paths import find_instance
+from tests.conftest import end_instance
+from tests.imagemaker import busybox_archive
+
 BRIDGE = "whbench0"
 SUBNET = "172.31.251.1/24"
 BUSYBOX = "bench/busybox:1"
@@ -25,12 +31,12 @@ TOOLS = "bench/tools:1"  # the demo's layer: shell, utilities, Python
 HOUSE = Path(__file__).resolve().parents[2]
 
 
-def sh(*command: str | Path, check: bool = True, **more: Any) -> str:
+def sh(*command: str | Path, check: bool = True) -> str:
     """Run a command and return its output.
 
     :raises RuntimeError: it failed; its standard error is in the message
     """
-    done: subprocess.CompletedProcess[str] = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False, **more)
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
     if check and done.returncode:
         raise RuntimeError(f"{' '.join(map(str, command))}: {done.returncode}\n{done.stderr}{done.stdout}")
     return done.stdout
@@ -187,24 +193,21 @@ class Wharf:
         """The launcher and the monitors."""
         return processes(str(self.run))
 
-    def end(self) -> None:
-        """Remove all containers and networks, and end the launcher."""
-        import asyncio
+    def load(self, *sources: Path) -> None:
+        """Load archives or layouts."""
 
-        from core.local import LocalEngine
-
-        async def finish() -> None:
+        async def each() -> None:
             engine = await LocalEngine.open(self.root, self.run)
-            for box in await engine.containers():
-                await engine.remove(box.id, force=True)
-            await engine.recover()
-            await engine.destroy_networks()
+            for source in sources:
+                async for _ in engine.load(source):
+                    pass
             await engine.close()
 
-        asyncio.run(finish())
-        for pid in self.pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+        asyncio.run(each())
+
+    def end(self) -> None:
+        """Take everything away as the tests do: containers, networks, the launcher; and see that nothing is left."""
+        end_instance(find_instance(self.root, self.run))
 
 
 class Podman:
@@ -252,9 +255,6 @@ class Place:
 
 def bring_images(place: Place) -> None:
     """The same two images on every side."""
-    from core.demo import image
-    from tests.imagemaker import busybox_archive
-
     archive = busybox_archive(place.folder / "busybox.tar", BUSYBOX)
     layout = place.folder / "tools"
     layout.mkdir()
@@ -262,10 +262,9 @@ def bring_images(place: Place) -> None:
     index = json.loads((layout / "index.json").read_text())
     index["manifests"][0]["annotations"] = {"org.opencontainers.image.ref.name": TOOLS}
     (layout / "index.json").write_text(json.dumps(index))
-    for source in (archive, layout):
-        sh(*place.wharf.command("load", "--input", source))
+    place.wharf.load(archive, layout)
     for source, name in ((f"oci-archive:{archive}", BUSYBOX), (f"oci:{layout}:{TOOLS}", TOOLS)):
-        plain = place.folder / "plain.tar"
-        sh("skopeo", "copy", "--quiet", source, f"docker-archive:{plain}:{name}")
-        sh(*place.docker.command("load", "--input", plain))
-        plain.unlink()
+        saved = place.folder / "saved.tar"
+        sh("skopeo", "copy", "--quiet", source, f"docker-archive:{saved}:{name}")
+        sh(*place.docker.command("load", "--input", saved))
+        saved.unlink()
