@@ -219,6 +219,18 @@ async def test_copying() -> None:
         assert view.copy_text() == "line 22\nline 23\nline 24"
 
 
+async def test_a_selection_is_seen_in_the_terminals_own_colours() -> None:
+    app = LogApp()
+    async with app.run_test(size=(60, 10)) as pilot:
+        app.theme = "ansi-dark"
+        app.view.show(MemLog(numbered(30)))
+        await pilot.pause(0.1)
+        await pilot.press("v")
+        selected, other = (list(app.view.render_line(y))[1].style for y in (9, 8))
+        assert selected and other
+        assert selected.bgcolor != other.bgcolor
+
+
 async def test_any_bytes() -> None:
     app = LogApp()
     async with app.run_test(size=(60, 10)) as pilot:

@@ -73,11 +73,12 @@ class Palette:
 
     def color(self, word: str, base: Color) -> Color | None:
         """The colour of one word; a theme's ``auto N%`` is black or white, whichever can be read on ``base``."""
-        value = self._variables.get(word, word)
+        name, _, percent = self._variables.get(word, word).strip().partition(" ")
         try:
-            if not value.startswith("auto"):
-                return Color.parse(value)
-            share = float(value[4:].strip().rstrip("%") or 100) / 100
+            share = float(percent.rstrip("%") or 100) / 100
+            if name != "auto":
+                parsed = Color.parse(name)
+                return parsed if parsed.ansi is not None or share == 1 else parsed.multiply_alpha(share)
         except (ColorParseError, ValueError):
             return None
         if base.ansi is not None:  # the terminal's own colours: nobody knows whether dark or light
