@@ -227,7 +227,8 @@ async def test_a_selection_is_seen_in_the_terminals_own_colours() -> None:
         await pilot.pause(0.1)
         await pilot.press("v")
         selected, other = (list(app.view.render_line(y))[1].style for y in (9, 8))
-        assert selected and other
+        assert selected
+        assert other
         assert selected.bgcolor != other.bgcolor
 
 
