@@ -21,6 +21,12 @@ def _pair(one: str, first: float | None, two: str, second: float | None) -> str:
     return f"{one} {figures[0]}   {two} {figures[1]}"
 
 
+def _shares(history: tuple[float, ...], limit: float) -> tuple[float, ...]:
+    """The history as shares of the limit, or of its own peak where that is higher."""
+    ceiling = max((limit, *history)) or 1.0
+    return tuple(value / ceiling for value in history)
+
+
 class ResourcesPane(Pane, can_focus=True):
     """CPU, memory, processes, block and network I/O of one container."""
 
@@ -38,7 +44,10 @@ class ResourcesPane(Pane, can_focus=True):
         self._block = Static("", classes="rates")
         self._net = Static("", classes="rates")
         self._shown = {self._block: "", self._net: ""}
-        self._sparks = {name: Sparkline(classes="history") for name in ("cpu", "memory", "block", "net")}
+        self._sparks = {
+            name: Sparkline(maximum=maximum, classes="history")
+            for name, maximum in (("cpu", 1.0), ("memory", 1.0), ("block", 0.0), ("net", 0.0))
+        }
 
     def compose(self) -> ComposeResult:
         yield Horizontal(self._cpu, self._sparks["cpu"], classes="row")
@@ -85,8 +94,8 @@ class ResourcesPane(Pane, can_focus=True):
         self._write(self._block, "block", _pair("read", used.block_read, "write", used.block_write))
         self._write(self._net, "network", _pair("in  ", used.net_rx, "out  ", used.net_tx))
         for name, history in (
-            ("cpu", used.cpu_history),
-            ("memory", used.memory_history),
+            ("cpu", _shares(used.cpu_history, quota or 100.0)),
+            ("memory", _shares(used.memory_history, float(used.sample.memory_limit))),
             ("block", used.block_history),
             ("net", used.net_history),
         ):
