@@ -55,7 +55,10 @@ def _join(monitor: Monitor, old: RunState, status: int | None) -> None:
         if pidfd is not None:
             kept["pidfd"] = pidfd
     if alive(old) and "netns" not in kept:
-        kept["netns"] = os.open(f"/proc/{old.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            kept["netns"] = os.open(f"/proc/{old.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            pass  # it has just ended
     if launch.stdin_open and not launch.tty and not had_copies:
         kept["stdin"] = os.open(rundir.file("stdin"), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     monitor.pidfd = kept.get("pidfd", -1)
@@ -69,5 +72,5 @@ def _join(monitor: Monitor, old: RunState, status: int | None) -> None:
         monitor.record(process.zombie_status(old.pid, old.pid_start))
     else:
         monitor.watch_end()
-        if monitor.health is not None:
-            monitor.health.resume(old.health, old.failing_streak)
+        if monitor.service is not None and monitor.service.health is not None:
+            monitor.service.health.resume(old.health, old.failing_streak)

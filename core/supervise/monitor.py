@@ -20,9 +20,7 @@ from core.logs.writer import LogWriter
 from core.runtime.defaults import Json
 from core.store.tell import append
 from core.supervise import spawn
-from core.supervise.control import Control
 from core.supervise.fate import wait_status
-from core.supervise.health import Health
 from core.supervise.loop import Loop
 from core.supervise.protocol import Launch, Message, send
 from core.supervise.pump import Pump
@@ -30,6 +28,7 @@ from core.supervise.records import ExitRecord, RunState, boot_id, write_exit, wr
 from core.supervise.release import release
 from core.supervise.restart import Restarts
 from core.supervise.rundir import CONTROL, RunDir
+from core.supervise.service import Service
 
 RESTART_TIMEOUT = 60.0  # seconds an automatic start may take
 _LAST_WORDS = 10.0  # seconds for attached clients to take what they have not got yet
@@ -53,8 +52,7 @@ class Monitor:
         self.log = LogWriter(launch.log_path, launch.log.max_size, launch.log.max_files)
         self.pump = Pump(self.loop, self.log, self._input_ended)
         self.restarts = Restarts(launch.restart)
-        self.health: Health | None = None
-        self.control: Control | None = None
+        self.service: Service | None = None
         self.config: Json = {}
         self.seccomp = b""
         self.outputs: dict[int, int] = {}  # our ends of its pipes → stream
@@ -88,8 +86,7 @@ class Monitor:
                 self.pump.add(attach, stdin=self.launch.stdin_open, lossless=True)
             self._bring_up(reply, None)
             self.open_control()
-            if self.health:
-                self.health.start()
+            self.start_health()
             # The state before the answer: whoever is told that it runs can also see it.
             self.save()
             send(reply, {"started": self._started()})
@@ -233,70 +230,10 @@ class Monitor:
             os.close(fd)
             self.give_to_launcher()  # its copy must go as well, or the container never sees the end
 
-    # -- requests
     def open_control(self) -> None:
         """Serve ``ctl.sock``; health checks can be made from here on."""
         assert self.rundir is not None
-        handlers = {
-            "attach": self._on_attach,
-            "stopping": self._on_stopping,
-            "resize": self._on_resize,
-            "keep": self._on_keep,
-        }
-        self.control = Control(self.loop, self.rundir.file(CONTROL), handlers, self._start_exec)
-        check = self.launch.healthcheck
-        if check is not None and check.test[0] in ("CMD", "CMD-SHELL"):
-            self.health = Health(self.loop, check, self._start_check, self._health_changed)
-
-    def _on_attach(self, message: Message, sock: socket.socket) -> bool:
-        send(sock, {"ok": True, "tty": self.launch.tty})
-        self.pump.add(sock, stdin=bool(message.get("stdin")) and self.launch.stdin_open)
-        return True
-
-    def _on_stopping(self, message: Message, sock: socket.socket) -> bool:
-        self.stopping = True
-        self.state = replace(self.state, stopping=True)  # written down: another monitor would restart it
-        self.save()
-        send(sock, {"ok": True})
-        if self.state.status == "restarting":
-            self.loop.after(0, self._finish)
-        return False
-
-    def _on_resize(self, message: Message, sock: socket.socket) -> bool:
-        self.pump.resize(int(str(message["rows"])), int(str(message["columns"])))
-        send(sock, {"ok": True})
-        return False
-
-    def _on_keep(self, message: Message, sock: socket.socket) -> bool:
-        names = list(self.kept)
-        send(sock, {"names": names, "pid": self.state.pid}, [self.kept[name] for name in names])
-        return False
-
-    def _start_exec(self, own: Json, stdio: tuple[int, int, int] | None) -> spawn.Child:
-        if self.pidfd < 0:
-            raise StartFailed("cannot run a command in the container", "it is not running")
-        null = -1
-        if stdio is None and not own.get("terminal"):
-            null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-            stdio = (null, null, null)
-        try:
-            return spawn.start_exec(self.launch.cgroup, own, self.seccomp, stdio, self.pidfd)
-        finally:
-            if null >= 0:
-                os.close(null)
-
-    def _start_check(self, argv: tuple[str, ...], stdio: tuple[int, int, int]) -> spawn.Child:
-        own = self.config["process"]
-        assert isinstance(own, dict)
-        annotations = self.config.get("annotations", {})
-        return self._start_exec({**own, "args": list(argv), "terminal": False, "annotations": annotations}, stdio)
-
-    def _health_changed(self, status: str, failures: int, output: str) -> None:
-        told = self.state.health
-        self.state = replace(self.state, health=status, failing_streak=failures, health_output=output)
-        self.save()
-        if status != told and status != "starting":
-            self._tell(f"health_status: {status}")
+        self.service = Service(self, self.rundir.file(CONTROL))
 
     # -- the end
     def _ended(self) -> None:
@@ -311,8 +248,7 @@ class Monitor:
 
     def record(self, status: int | None) -> None:
         """Write down how it ended (None: nobody knows), before anything else; then start it again or finish."""
-        if self.health:
-            self.health.stop()
+        self._stop_health()
         self.pump.close()
         code = None
         if status is not None:
@@ -348,7 +284,7 @@ class Monitor:
         self._let_go()
         self.last_code = code
         if delay is None:
-            self._finish()
+            self.finish()
             return
         self.state = replace(self.state, pid=0, pid_start=0, status="restarting", health="")
         self.save()
@@ -371,7 +307,7 @@ class Monitor:
             pass
 
     def _tell_death(self) -> None:
-        self._tell("die", exitCode="" if self.last_code is None else str(self.last_code))
+        self.tell("die", exitCode="" if self.last_code is None else str(self.last_code))
 
     def _restart(self) -> None:
         if self.stopping:
@@ -383,9 +319,8 @@ class Monitor:
             self._failed_restart(_typed(error))
             return
         self.save()
-        if self.health:
-            self.health.start()
-        self._tell("start")
+        self.start_health()
+        self.tell("start")
 
     def _failed_restart(self, error: WharfError) -> None:
         code = error.exit_code
@@ -393,9 +328,9 @@ class Monitor:
         write_exit(self.launch.exit_path, ExitRecord(code, 0, False, now, now, str(error), self.restarts.count))
         cgroups.remove(self.launch.cgroup)
         self.last_code = code
-        self._finish()
+        self.finish()
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """It will not run again: tell everyone, have its things released, leave."""
         if self.finished:
             return
@@ -416,16 +351,23 @@ class Monitor:
         self._stop_when_idle()
 
     def _stop_when_idle(self) -> None:
-        if self.pump.busy or (self.control and self.control.busy):
+        if self.pump.busy or (self.service and self.service.control.busy):
             self.loop.after(0.01, self._stop_when_idle)
         else:
             self.loop.stop()
 
     def _stop_serving(self) -> None:
-        if self.health:
-            self.health.stop()
-        if self.control:
-            self.control.close()
+        self._stop_health()
+        if self.service:
+            self.service.control.close()
+
+    def start_health(self) -> None:
+        if self.service and self.service.health:
+            self.service.health.start()
+
+    def _stop_health(self) -> None:
+        if self.service and self.service.health:
+            self.service.health.stop()
 
     # -- small things
     def run(self) -> None:
@@ -438,7 +380,7 @@ class Monitor:
         except FileNotFoundError:
             pass  # an engine has removed the folder: it saw the exit record before we got here
 
-    def _tell(self, action: str, **more: str) -> None:
+    def tell(self, action: str, **more: str) -> None:
         append(self.launch.events, "container", action, self.launch.id, **self.launch.attributes, **more)
 
 

@@ -1,0 +1,90 @@
+"""What a monitor does on request: attach, exec, stop restarting, resize; and the health checks of its container."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from core.errors import StartFailed
+from core.runtime.defaults import Json
+from core.supervise import spawn
+from core.supervise.control import Control
+from core.supervise.health import Health
+from core.supervise.protocol import Message, send
+
+if TYPE_CHECKING:
+    from core.supervise.monitor import Monitor
+
+
+class Service:
+    """The requests of ``ctl.sock`` (see :mod:`core.supervise.protocol`), answered for one monitor."""
+
+    def __init__(self, monitor: Monitor, path: str) -> None:
+        self._monitor = monitor
+        handlers = {
+            "attach": self._attach,
+            "stopping": self._stopping,
+            "resize": self._resize,
+            "keep": self._keep,
+        }
+        self.control = Control(monitor.loop, path, handlers, self._start_exec)
+        check = monitor.launch.healthcheck
+        self.health: Health | None = None
+        if check is not None and check.test[0] in ("CMD", "CMD-SHELL"):
+            self.health = Health(monitor.loop, check, self._start_check, self._health_changed)
+
+    def _attach(self, message: Message, sock: socket.socket) -> bool:
+        launch = self._monitor.launch
+        send(sock, {"ok": True, "tty": launch.tty})
+        self._monitor.pump.add(sock, stdin=bool(message.get("stdin")) and launch.stdin_open)
+        return True
+
+    def _stopping(self, message: Message, sock: socket.socket) -> bool:
+        monitor = self._monitor
+        monitor.stopping = True
+        monitor.state = replace(monitor.state, stopping=True)  # written down: another monitor would restart it
+        monitor.save()
+        send(sock, {"ok": True})
+        if monitor.state.status == "restarting":
+            monitor.loop.after(0, monitor.finish)
+        return False
+
+    def _resize(self, message: Message, sock: socket.socket) -> bool:
+        self._monitor.pump.resize(int(str(message["rows"])), int(str(message["columns"])))
+        send(sock, {"ok": True})
+        return False
+
+    def _keep(self, message: Message, sock: socket.socket) -> bool:
+        kept = self._monitor.kept
+        send(sock, {"names": list(kept), "pid": self._monitor.state.pid}, list(kept.values()))
+        return False
+
+    def _start_exec(self, own: Json, stdio: tuple[int, int, int] | None) -> spawn.Child:
+        monitor = self._monitor
+        if monitor.pidfd < 0:
+            raise StartFailed("cannot run a command in the container", "it is not running")
+        null = -1
+        if stdio is None and not own.get("terminal"):
+            null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            stdio = (null, null, null)
+        try:
+            return spawn.start_exec(monitor.launch.cgroup, own, monitor.seccomp, stdio, monitor.pidfd)
+        finally:
+            if null >= 0:
+                os.close(null)
+
+    def _start_check(self, argv: tuple[str, ...], stdio: tuple[int, int, int]) -> spawn.Child:
+        own = self._monitor.config["process"]
+        assert isinstance(own, dict)
+        annotations = self._monitor.config.get("annotations", {})
+        return self._start_exec({**own, "args": list(argv), "terminal": False, "annotations": annotations}, stdio)
+
+    def _health_changed(self, status: str, failures: int, output: str) -> None:
+        monitor = self._monitor
+        told = monitor.state.health
+        monitor.state = replace(monitor.state, health=status, failing_streak=failures, health_output=output)
+        monitor.save()
+        if status != told and status != "starting":
+            monitor.tell(f"health_status: {status}")
