@@ -47,7 +47,6 @@ def _join(monitor: Monitor, old: RunState, status: int | None) -> None:
     """Go on with the container that runs, or note its end if it came meanwhile."""
     launch, kept, rundir = monitor.launch, monitor.kept, monitor.rundir
     assert rundir is not None
-    monitor.load()
     # With copies from the launcher, a missing input means that it was ended; without any, nobody can tell.
     had_copies = "pidfd" in kept
     if not had_copies:

@@ -30,6 +30,7 @@ from core.supervise.protocol import PROTOCOL, Launch, Message, close_all, receiv
 from core.supervise.records import boot_id, load_state, monitor_alive
 from core.supervise.rundir import CONTROL, load_launch
 from core.supervise.sockets import connect
+from core.supervise.spawn import read_bundle
 
 IDLE = 60.0  # seconds
 _PATIENCE = 2.0  # seconds a client may take over its message
@@ -131,9 +132,10 @@ class Launcher:
     def _fork_first(self, launch: Launch, fds: dict[str, int], reply: socket.socket) -> None:
         """The monitor of a new container; it answers the engine itself."""
         attach = fds.pop("attach", None)
+        bundle = read_bundle(launch)
 
         def work(line: socket.socket) -> None:
-            monitor = Monitor(launch, dict(fds), line)
+            monitor = Monitor(launch, bundle, dict(fds), line)
             reply.setblocking(True)
             try:
                 monitor.start(reply, None if attach is None else socket.socket(fileno=attach))
@@ -149,9 +151,14 @@ class Launcher:
     def _fork_adopter(self, guard: Guard) -> None:
         """A new monitor for a container whose monitor was killed."""
         launch, kept, status = guard.launch, dict(guard.kept), guard.status
+        try:
+            bundle = read_bundle(launch)
+        except WharfError:
+            # The container was removed meanwhile; what is left can still be released.
+            bundle = {}, b""
 
         def work(line: socket.socket) -> None:
-            monitor = Monitor(launch, kept, line)
+            monitor = Monitor(launch, bundle, kept, line)
             if adopt.take_over(monitor, status):
                 monitor.run()
 

@@ -37,11 +37,12 @@ _LAST_WORDS = 10.0  # seconds for attached clients to take what they have not go
 class Monitor:
     """One container. Create it, then :meth:`start` or :meth:`take_over`, then :meth:`run`.
 
+    :param bundle: as :func:`core.supervise.spawn.read_bundle` gives it
     :param kept: descriptors by name: ``netns``, and ``hold*`` that are only kept open
     :param store: connection to the launcher
     """
 
-    def __init__(self, launch: Launch, kept: dict[str, int], store: socket.socket) -> None:
+    def __init__(self, launch: Launch, bundle: tuple[Json, bytes], kept: dict[str, int], store: socket.socket) -> None:
         self.launch = launch
         self.kept = kept
         self.store = store
@@ -53,8 +54,7 @@ class Monitor:
         self.pump = Pump(self.loop, self.log, self._input_ended)
         self.restarts = Restarts(launch.restart)
         self.service: Service | None = None
-        self.config: Json = {}
-        self.seccomp = b""
+        self.config, self.seccomp = bundle
         self.outputs: dict[int, int] = {}  # our ends of its pipes → stream
         self.last_code: int | None = None  # exit code of the run that ended last
         self.pidfd = -1
@@ -81,7 +81,6 @@ class Monitor:
             self.rundir.clear()
             self.rundir.make_fifos()
             self.rundir.save_launch(self.launch)
-            self.load()
             if attach is not None:
                 self.pump.add(attach, stdin=self.launch.stdin_open, lossless=True)
             self._bring_up(reply, None)
@@ -101,10 +100,6 @@ class Monitor:
         self.state = replace(old, monitor_pid=mine.monitor_pid, monitor_start=mine.monitor_start)
         self.restarts.count = old.restarts
         self.stopping = old.stopping
-
-    def load(self) -> None:
-        self.config = spawn.read_config(self.launch)
-        self.seccomp = spawn.read_seccomp(self.launch)
 
     def _started(self) -> Message:
         state = self.state
@@ -313,7 +308,6 @@ class Monitor:
         if self.stopping:
             return
         try:
-            self.load()
             self._bring_up(None, RESTART_TIMEOUT)
         except (OSError, WharfError) as error:
             self._failed_restart(_typed(error))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NoReturn, cast
 
 from core import cgroups
-from core.errors import Conflict, StartFailed, WharfError, from_dict
+from core.errors import Conflict, StartFailed, from_dict
 from core.kernel import process
 from core.kernel.clone import fork_into
 from core.runtime import execute, init
@@ -187,17 +187,21 @@ def cgroup_views(path: str) -> list[tuple[str, str]]:
     return [(os.path.basename(mount), f"{mount}/{path}") for mount in layout.mounts]
 
 
-def read_config(launch: Launch) -> Json:
-    """The bundle's ``config.json``. :raises WharfError: it cannot be read"""
+def read_bundle(launch: Launch) -> tuple[Json, bytes]:
+    """``config.json`` and the compiled seccomp filter (empty for none).
+
+    Read by the launcher before it forks: what parsing leaves in memory is then shared and not each monitor's own.
+
+    :raises StartFailed: they cannot be read
+    """
     try:
         with open(os.path.join(launch.bundle, "config.json"), "rb") as file:
-            return cast(Json, json.load(file))
-    except (OSError, ValueError) as error:
-        raise WharfError(f"cannot read {launch.bundle}/config.json", str(error), step="bundle") from error
-
-
-def read_seccomp(launch: Launch) -> bytes:
-    if not launch.seccomp:
-        return b""
-    with open(launch.seccomp, "rb") as file:
-        return file.read()
+            config = cast(Json, json.load(file))
+        # The filter says it all already, and the rules are by far the largest part.
+        cast(Json, config["linux"]).pop("seccomp", None)
+        if not launch.seccomp:
+            return config, b""
+        with open(launch.seccomp, "rb") as file:
+            return config, file.read()
+    except (OSError, ValueError, KeyError) as error:
+        raise StartFailed(f"cannot read the bundle in {launch.bundle}", str(error), step="bundle") from error
