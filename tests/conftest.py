@@ -74,9 +74,7 @@ async def take_networks_down(made: Instance) -> None:
     store = Store.open(made)
     net = Net(made, store)
     try:
-        for network in await net.describe():
-            if network.bridge:
-                await net.remove_network(network.name)
+        await net.remove_all()
     finally:
         await net.close()
         store.close()

@@ -85,19 +85,16 @@ async def _mend(ctx: Context, record: Record, failed: list[str]) -> None:
 async def _sweep(ctx: Context, failed: list[str]) -> None:
     """Release what no running container accounts for."""
     known = {record.id: record for record in await records.every(ctx)}
-    live = {cid for cid, record in known.items() if _lives(ctx, record)}
+    seen = {cid: records.observe(ctx, record) for cid, record in known.items()}
+    live = {cid for cid, (saved, _) in seen.items() if saved.state.live or saved.state is State.RESTARTING}
+    pids = {cid: run.pid for cid, (_, run) in seen.items() if run is not None and client.alive(run)}
     # Verbs under way hold things that no row names yet; their journals say so.
     busy = {path.name.partition(".")[0] for path in (ctx.inst.run / "journal").iterdir()}
     try:
-        await ctx.net.recover(live | busy)
+        await ctx.net.recover(live | busy, pids)
         await asyncio.to_thread(_sweep_files, ctx, set(known) | busy, live | busy)
     except (WharfError, OSError) as error:
         failed.append(str(error))
-
-
-def _lives(ctx: Context, record: Record) -> bool:
-    state = records.observe(ctx, record)[0].state
-    return state.live or state is State.RESTARTING
 
 
 def _sweep_files(ctx: Context, known: set[str], live: set[str]) -> None:

@@ -48,7 +48,9 @@ async def start(ctx: Context, ref: str, attach: socket.socket | None = None) -> 
                 raise Conflict(f"cannot start {record.name}", f"it is {record.saved.state.value}", "Attach to it")
             return records.snapshot(ctx, record)
         record = await _bring_up(ctx, record, attach)
-    ctx.tell("container", "start", cid, name=record.name, image=record.spec.image)
+    # The monitor has told that it started; now the row says with which addresses and ports.
+    for end in record.saved.endpoints:
+        ctx.tell("network", "connect", cid, container=record.name, name=end.network)
     return records.snapshot(ctx, record)
 
 

@@ -88,6 +88,8 @@ class Monitor:
             self.start_health()
             # The state before the answer: whoever is told that it runs can also see it.
             self.save()
+            # Here, not in the engine: this process tells the end as well, so that the two never change places.
+            self.tell("start")
             send(reply, {"started": self._started()})
         except (OSError, WharfError) as error:
             self.undo()

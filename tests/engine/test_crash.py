@@ -11,15 +11,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from core import errors
 from core.engine import Engine
 from core.local import LocalEngine
 from core.model import ContainerSpec, PortMapping, State
 from core.store.paths import Instance
+from core.supervise import client
 from tests.engine.test_lifecycle import output, sleeper, until
 from tests.world import assert_world, processes
 
@@ -216,22 +217,15 @@ async def test_engine_killed_inside_start(engine: Engine, busybox_image: str, in
 
 async def test_a_reused_pid_is_never_signalled(engine: Engine, busybox_image: str, inst: Instance) -> None:
     cid = await sleeper(engine, busybox_image)
-    bystander = subprocess.Popen(["sleep", "60"])
-    try:
-        path = inst.container_run(cid) / "state.json"
-        original = path.read_text()
-        state = json.loads(original)
-        real = state["pid"]
-        state["pid"] = bystander.pid  # with the container's start time: another process has that pid now
-        path.write_text(json.dumps(state))
-        with pytest.raises(errors.WharfError):
-            await engine.kill(cid)
+    run = client.read_state(inst, cid)
+    assert run is not None
+    with subprocess.Popen(["sleep", "60"]) as bystander:
+        # What the file would say if the container had ended and its pid were another process's now.
+        stale = replace(run, pid=bystander.pid)
+        assert not client.alive(stale)
+        assert not client.signal(stale, signal.SIGKILL)
         assert bystander.poll() is None
-        assert Path(f"/proc/{real}").exists()
-        path.write_text(original)
-    finally:
         bystander.kill()
-        bystander.wait()
 
 
 async def test_no_process_outlives_its_use(engine: Engine, busybox_image: str, inst: Instance) -> None:
