@@ -39,7 +39,8 @@ def _where() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*BENCHES, []], metavar="NAME", help=f"which of {', '.join(BENCHES)} (default: all)")
+    which = f"which of {', '.join(BENCHES)} (default: all)"
+    parser.add_argument("names", nargs="*", choices=[*BENCHES, []], metavar="NAME", help=which)
     names = parser.parse_args().names or list(BENCHES)
     if os.geteuid() != 0:
         print("The benchmarks need root: they mount a disk and start a Docker daemon.", file=sys.stderr)

@@ -33,6 +33,8 @@ FOR_FACES = (WORDS | {"core.engine"}) - {"core"}
 # to the command line, which is where `wharf` with arguments goes.
 DOORS = {("core.engine", "core.local"), ("tui", "core.cli"), ("core", "core.engine")}
 
+NAMESPACES = {"backports"}  # packages that hold several distributions, none of which owns the name
+
 # What the launcher, the monitor and the one-shot clean-up import: they run as `python -I -S`, without site-packages.
 STDLIB_ONLY = ["core.kernel", "core.runtime", "core.cgroups", "core.logs", "core.supervise", "core.net", "core.store"]
 STDLIB_ONLY += ["core.errors", "core.model", "core.units", "core.names", "core.engine"]
@@ -68,7 +70,7 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
                 is_module = (HOUSE / whole.replace(".", "/")).is_dir() or (HOUSE / whole.replace(".", "/")).with_suffix(
                     ".py"
                 ).is_file()
-                yield node.lineno, whole if is_module else origin
+                yield node.lineno, whole if is_module or origin in NAMESPACES else origin
 
 
 def rank(room: str) -> int:
