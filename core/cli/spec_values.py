@@ -1,0 +1,121 @@
+"""The small languages within options: ports, volumes, mounts."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+
+from core.errors import InvalidArgument
+from core.model import Mount, PortMapping
+from core.names import make_id
+
+_IGNORED = frozenset({"z", "Z", "nocopy", "cached", "delegated", "consistent"})  # have no meaning here, or no effect
+_PORT = re.compile(r"(?:(?P<ip>\[[^\]]*\]|[^:\[\]]*):(?=.*:))?(?:(?P<host>[^:]*):)?(?P<box>[^:/]+)(?:/(?P<proto>\w+))?")
+
+
+def parse_ports(text: str) -> list[PortMapping]:
+    """``80``, ``8080:80/udp``, ``127.0.0.1:8080:80``, ``[::1]::80``, ``8000-8009:80-89``.
+
+    :raises InvalidArgument: not one of these
+    """
+    match = _PORT.fullmatch(text)
+    if not match:
+        raise _bad_port(text, "it is not [IP:][HOST:]CONTAINER[/PROTOCOL]")
+    ip = (match["ip"] or "").strip("[]")
+    try:
+        if ip:
+            ipaddress.ip_address(ip)
+    except ValueError:
+        raise _bad_port(text, f"{ip!r} is not an IP address") from None
+    protocol = (match["proto"] or "tcp").lower()
+    if protocol not in ("tcp", "udp"):
+        raise _bad_port(text, f"{protocol!r} cannot be published: only tcp and udp can")
+    box = _range(text, match["box"])
+    host = _range(text, match["host"]) if match["host"] else [0] * len(box)
+    if len(host) != len(box):
+        raise _bad_port(text, "the two ranges differ in length")
+    return [PortMapping(inner, outer, protocol, ip) for inner, outer in zip(box, host, strict=True)]
+
+
+def _range(text: str, part: str) -> list[int]:
+    first, dash, last = part.partition("-")
+    if not first.isdecimal() or (dash and not last.isdecimal()):
+        raise _bad_port(text, f"{part!r} is not a port")
+    low, high = int(first), int(last or first)
+    if not 0 < low <= high < 65536:
+        raise _bad_port(text, f"{part!r} is not between 1 and 65535")
+    return list(range(low, high + 1))
+
+
+def _bad_port(text: str, why: str) -> InvalidArgument:
+    return InvalidArgument(f"invalid port {text!r}", why, "Write it like 8080:80 or 127.0.0.1:53:53/udp")
+
+
+def parse_volume(text: str) -> Mount:
+    """``/host:/inside[:ro]``, ``name:/inside``, or ``/inside`` for a volume without a name of yours.
+
+    :raises InvalidArgument: not one of these
+    """
+    parts = text.split(":")
+    if len(parts) > 3 or not all(parts):
+        raise InvalidArgument(f"invalid volume {text!r}", "it is not SOURCE:TARGET[:OPTIONS]", "Say /data:/data:ro")
+    if len(parts) == 1:
+        return _checked(text, Mount("volume", make_id(), parts[0]))
+    source, target = parts[0], parts[1]
+    options = [word for word in (parts[2] if len(parts) > 2 else "").split(",") if word and word not in _IGNORED]
+    read_only = "ro" in options
+    rest = tuple(word for word in options if word not in ("ro", "rw"))
+    if source.startswith(("/", ".", "~")):
+        return _checked(text, Mount("bind", _host_path(source), target, read_only, rest))
+    return _checked(text, Mount("volume", source, target, read_only, rest))
+
+
+def _host_path(text: str) -> str:
+    return os.path.abspath(os.path.expanduser(text))
+
+
+def _checked(text: str, mount: Mount) -> Mount:
+    if not mount.target.startswith("/"):
+        raise InvalidArgument(f"invalid mount {text!r}", f"the target {mount.target!r} is not an absolute path")
+    return mount
+
+
+def parse_tmpfs(text: str) -> Mount:
+    """``/inside`` or ``/inside:size=64m,mode=1777``. :raises InvalidArgument: not an absolute path"""
+    target, _, options = text.partition(":")
+    return _checked(text, Mount("tmpfs", "", target, False, tuple(filter(None, options.split(",")))))
+
+
+def parse_mount(text: str) -> Mount:
+    """``type=bind,source=/host,target=/inside,readonly`` and the like, as docker's ``--mount``.
+
+    :raises InvalidArgument: an unknown key, or a target or source is missing
+    """
+    kind, source, target, read_only = "volume", "", "", False
+    options: list[str] = []
+    for word in text.split(","):
+        key, _, value = word.partition("=")
+        if key == "type":
+            kind = value
+        elif key in ("source", "src"):
+            source = value
+        elif key in ("target", "dst", "destination"):
+            target = value
+        elif key in ("readonly", "ro"):
+            read_only = value.lower() in ("", "true", "1")
+        elif key == "bind-propagation":
+            options.append(value)
+        elif key in ("tmpfs-size", "tmpfs-mode"):
+            options.append(f"{key.removeprefix('tmpfs-')}={value}")
+        elif key not in ("volume-nocopy", "consistency"):
+            raise InvalidArgument(f"invalid mount {text!r}", f"{key!r} is not known", "Keys: type, src, dst, readonly")
+    if kind not in ("bind", "volume", "tmpfs"):
+        raise InvalidArgument(f"invalid mount {text!r}", f"there is no type {kind!r}", "Types: bind, volume, tmpfs")
+    if kind == "bind":
+        if not source:
+            raise InvalidArgument(f"invalid mount {text!r}", "a bind mount needs a source", "Add src=/host/folder")
+        source = _host_path(source)
+    elif kind == "volume":
+        source = source or make_id()
+    return _checked(text, Mount(kind, source if kind != "tmpfs" else "", target, read_only, tuple(options)))
