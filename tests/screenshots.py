@@ -102,10 +102,15 @@ def portable(svg: str) -> str:
     return re.sub(r"<text([^>]*)>([^<]*)</text>", _draw_braille, svg)
 
 
+PNG = ("wide", "narrow")  # for places that show no SVG
+
+
 def save(app: WharfApp, name: str) -> None:
-    """``screenshots/NAME.svg`` and, where cairosvg is there, ``NAME.png``."""
+    """``screenshots/NAME.svg`` and, of two of them and where cairosvg is there, ``NAME.png``."""
     svg = portable(app.export_screenshot(title="wharf", simplify=True))
     (OUT / f"{name}.svg").write_text(svg, encoding="utf-8")
+    if name not in PNG:
+        return
     try:
         import cairosvg
     except (ImportError, OSError):  # it needs the cairo library of the system

@@ -22,8 +22,8 @@ def _pair(one: str, first: float | None, two: str, second: float | None) -> str:
 
 
 def _shares(history: tuple[float, ...], limit: float) -> tuple[float, ...]:
-    """The history as shares of the limit, or of its own peak where that is higher."""
-    ceiling = max((limit, *history)) or 1.0
+    """The history as shares of the limit. Without one its peak stays below the band that warns: it is no danger."""
+    ceiling = max((limit, *history)) * (1.0 if limit else 1.5) or 1.0
     return tuple(value / ceiling for value in history)
 
 
