@@ -12,6 +12,7 @@ unpacked straight from its place in the archive (CVE-2025-11395: archives whose 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import posixpath
@@ -262,12 +263,10 @@ async def load(store: ImageStore, source: Path) -> AsyncGenerator[PullProgress, 
     try:
         for item in await asyncio.to_thread(items, archive):
             progress = Progress(item.names[0] if item.names else item.image_id, "")
-            steps = report(progress, _load_one(store, archive, item, unpackers, progress))
-            try:
+            work = _load_one(store, archive, item, unpackers, progress)
+            async with contextlib.aclosing(report(progress, work)) as steps:
                 async for step in steps:
                     yield step
-            finally:
-                await steps.aclose()
     finally:
         await unpackers.close(wait=False)
         archive.close()

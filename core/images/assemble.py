@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.images.layers import IMPLIED, Layers, Staging, chain_ids, hex_of, verify
+from core.images.layers import Layers, Staging, chain_ids, hex_of, verify
+from core.images.places import IMPLIED
 from core.images.progress import Progress
 from core.images.unpackers import Result, Unpackers
 from core.store.lock import drop_lock_file, object_lock

@@ -3,6 +3,8 @@
 isal, zstd and hashlib let go of the interpreter's lock while they work, so this runs beside the code that makes files.
 """
 
+# No dataclasses and no typing in what the unpack server loads: they take as long to import as all else together.
+
 from __future__ import annotations
 
 import hashlib
@@ -10,7 +12,6 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from backports import zstd
 from isal import isal_zlib
@@ -24,19 +25,20 @@ _MOST_BYTES = 256 * 1024**3  # of one unpacked layer
 # Zeroes deflate 1000:1, so a high ratio alone proves nothing: it is refused where much has come of it already.
 _MOST_RATIO, _RATIO_FROM = 200, 1024**3
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-DECODING: tuple[type[Exception], ...] = (isal_zlib.IsalError, zstd.ZstdError, EOFError)
+_ISAL: type[Exception] = isal_zlib.error  # type: ignore[assignment] # its stub says that it is an instance
+DECODING = (_ISAL, zstd.ZstdError, EOFError)
 _OTHERS = {b"BZh": "bzip2", b"\xfd7zXZ\0": "xz"}
 
 
-@dataclass(frozen=True)
 class Source:
     """``size`` bytes from ``offset`` of ``fd``. ``wake`` is a pipe's read end while the file still grows, else -1:
     a byte in it says that there is more, its end that there never will be."""
 
-    fd: int
-    offset: int
-    size: int
-    wake: int = -1
+    def __init__(self, fd: int, offset: int, size: int, wake: int = -1) -> None:
+        self.fd = fd
+        self.offset = offset
+        self.size = size
+        self.wake = wake
 
     def pieces(self) -> Iterator[bytes]:
         """The content as it arrives.
@@ -55,14 +57,14 @@ class Source:
                 ended = not os.read(self.wake, 65536)
 
 
-@dataclass
 class Digests:
     """What was read: both digests as ``sha256:…``, and how much."""
 
-    blob: str = ""
-    archive: str = ""
-    blob_size: int = 0
-    archive_size: int = 0
+    def __init__(self) -> None:
+        self.blob = ""
+        self.archive = ""
+        self.blob_size = 0
+        self.archive_size = 0
 
 
 class Inflater(threading.Thread):

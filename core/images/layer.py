@@ -19,7 +19,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from core.errors import NoSpace, Unavailable, Unsupported, WharfError
 from core.images import tar
@@ -44,13 +43,13 @@ _BAD_ARCHIVE = frozenset(
 )
 
 
-@dataclass
 class Unpacked:
     """What was made: bytes of file content, entries, and the directories that the archive used but did not hold."""
 
-    size: int
-    entries: int
-    implied: list[bytes]
+    def __init__(self, size: int, entries: int, implied: list[bytes]) -> None:
+        self.size = size
+        self.entries = entries
+        self.implied = implied
 
 
 def explain(error: OSError, name: bytes = b"") -> WharfError:

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import Corrupt
+from core.images.places import DIFF
 from core.images.trash import delete_tree
 from core.kernel.libc import call
 from core.kernel.resolve import BENEATH, NO_SYMLINKS, NO_XDEV, open_in_root
@@ -35,7 +36,6 @@ from core.store.paths import Instance
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _OVERLAY = "trusted.overlay."
-DIFF, ASIDE, IMPLIED = "diff", "aside", "implied"  # in a layer's folder; the last two only while it is made
 
 
 @dataclass(frozen=True)

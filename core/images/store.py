@@ -84,8 +84,9 @@ class ImageStore:
         # Late: aiohttp takes longer to import than everything else together.
         from core.images.pull import pull
 
-        async for step in _translated(report(progress, pull(self, name, insecure, progress))):
-            yield step
+        async with contextlib.aclosing(_translated(report(progress, pull(self, name, insecure, progress)))) as steps:
+            async for step in steps:
+                yield step
 
     async def load(self, source: Path) -> AsyncIterator[PullProgress]:
         """Load every image of an archive (``docker save``, OCI; plain or compressed) or of an OCI layout folder.
@@ -97,8 +98,9 @@ class ImageStore:
         """
         from core.images.archive import load
 
-        async for step in _translated(load(self, source)):
-            yield step
+        async with contextlib.aclosing(_translated(load(self, source))) as steps:
+            async for step in steps:
+                yield step
 
     async def commit(self, new: NewImage) -> Image | None:
         """Write an image's rows; None where one of its layers has been removed meanwhile: make them again."""
@@ -163,8 +165,11 @@ class ImageStore:
         await asyncio.gather(*self._deleting, return_exceptions=True)
 
 
-async def _translated(steps: AsyncGenerator[PullProgress, None]) -> AsyncIterator[PullProgress]:
-    """Errors of the operating system in the engine's words; closing goes through at once."""
+async def _translated(steps: AsyncGenerator[PullProgress, None]) -> AsyncGenerator[PullProgress, None]:
+    """Errors of the operating system in the engine's words.
+
+    Each generator closes the one below it itself: left to the garbage collector, a cancelled pull would run on.
+    """
     try:
         async with contextlib.aclosing(steps):
             async for step in steps:

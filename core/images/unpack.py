@@ -29,12 +29,11 @@ import signal
 import socket
 import sys
 import time
-from pathlib import Path
 
 from core.errors import Unavailable, WharfError
 from core.images.inflate import Inflater, Source
 from core.images.layer import Unpacker, explain
-from core.images.layers import ASIDE, DIFF, IMPLIED
+from core.images.places import ASIDE, DIFF, IMPLIED
 from core.images.tar import Stream
 from core.kernel import caps, process
 from core.kernel.mount import MS_PRIVATE, set_root_propagation
@@ -167,19 +166,21 @@ def _enter(root: int) -> None:
     caps.set_process(bits, bits, 0)
 
 
-def settle(root: Path, run: Path) -> None:
+def settle(root: str, run: str) -> None:
     """Sync the file system with the images, then mark as durable what was there before."""
+    from pathlib import Path
+
     from core.images.layers import mark_durable
     from core.store.db import Store
     from core.store.paths import Instance
 
-    inst = Instance(root, run)
+    inst = Instance(Path(root), Path(run))
     mark_durable(inst, Store.open(inst))
 
 
 def main() -> None:
     """``python -I -S -c … FD ROOT RUN``: serve on FD; see the module's text."""
-    fd, root, run = int(sys.argv[-3]), Path(sys.argv[-2]), Path(sys.argv[-1])
+    fd, root, run = int(sys.argv[-3]), *sys.argv[-2:]
     process.set_name("wharf-unpack")
     sock = socket.socket(fileno=fd)
     # SIGINT from the terminal is the engine's to handle: it closes the socket.
