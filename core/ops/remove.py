@@ -21,7 +21,7 @@ async def remove(ctx: Context, ref: str, *, force: bool = False) -> None:
     :raises Conflict: it runs and ``force`` was not given
     """
     from core.ops.kill import end_now  # late: kill settles, and settling an ended --rm container removes it
-    from core.ops.settle import settle
+    from core.ops.settle import release, settle
 
     cid = (await records.find(ctx, ref)).id
     async with object_lock(ctx.inst, cid):
@@ -35,6 +35,8 @@ async def remove(ctx: Context, ref: str, *, force: bool = False) -> None:
                     object_id=cid,
                 )
             await end_now(ctx, record, run)
+            # Whatever the monitor got to: nothing of it may outlive the row.
+            await release(ctx, cid)
             try:
                 record, _ = await settle(ctx, cid)
             except NotFound:

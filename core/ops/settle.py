@@ -91,4 +91,5 @@ async def await_end(ctx: Context, cid: str, run: client.RunState, timeout: float
 
 
 def _still_live(record: Record, ctx: Context) -> bool:
-    return records.observe(ctx, record)[0].state.live
+    state = records.observe(ctx, record)[0].state
+    return state.live or state is State.RESTARTING

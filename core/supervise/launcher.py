@@ -73,7 +73,8 @@ class Launcher:
         self._run = run
         self._build = build
         self._loop = Loop()
-        self._guards: dict[str, Guard] = {}
+        # By the monitor's pid: the last monitor of a container may still be leaving when the next one is at work.
+        self._guards: dict[int, Guard] = {}
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._idle = self._loop.after(IDLE, self._maybe_leave)
 
@@ -176,7 +177,7 @@ class Launcher:
         theirs.close()
         guard = Guard(launch, pid)
         guard.line = ours
-        self._guards[launch.id] = guard
+        self._guards[pid] = guard
         self._loop.watch(ours.fileno(), lambda events: self._told(guard))
         return guard
 
@@ -221,8 +222,7 @@ class Launcher:
             while guard.line.fileno() >= 0 and self._pending(guard):
                 self._told(guard)
             self._loop.unwatch(guard.line.fileno())
-        if self._guards.get(guard.launch.id) is guard:
-            del self._guards[guard.launch.id]
+        self._guards.pop(guard.pid, None)
         if guard.pidfd >= 0:
             self._loop.unwatch(guard.pidfd)
         if not bad:
@@ -248,12 +248,11 @@ class Launcher:
             self._consider(cid, os.path.join(base, cid))
 
     def _consider(self, cid: str, run_dir: str) -> None:
-        if cid in self._guards:
+        launch, state = load_launch(run_dir), load_state(run_dir)
+        if launch is None or (state is not None and state.monitor_pid in self._guards):
             return
-        launch = load_launch(run_dir)
-        if launch is None:
-            return
-        state = load_state(run_dir)
+        if state is None and any(guard.launch.id == cid for guard in self._guards.values()):
+            return  # it is just being started
         guard = Guard(launch, state.monitor_pid if state else 0)
         if state is None or not monitor_alive(state):
             guard.container = state.pid if state else 0
@@ -264,7 +263,7 @@ class Launcher:
             self._fork_adopter(guard)
             return
         guard.pidfd, guard.container = pidfd, state.pid
-        self._guards[cid] = guard
+        self._guards[guard.pid] = guard
         self._ask_for_copies(guard)
         self._loop.watch(pidfd, lambda events: self._stranger_ended(guard))
 

@@ -341,6 +341,8 @@ class Monitor:
         for fd in self.kept.values():
             os.close(fd)
         self.kept = {}
+        # The launcher's copies go now, not when we leave: they keep the network namespace, and with it the wire, alive.
+        self.give_to_launcher()
         release(self.launch)
         # Commands run inside are reported, and slow clients served, for a little while.
         self.loop.after(_LAST_WORDS, self.loop.stop)

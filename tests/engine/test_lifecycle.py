@@ -401,3 +401,17 @@ def test_signals_have_names() -> None:
     assert parse_signal("RTMIN+3") == signal.SIGRTMIN + 3
     with pytest.raises(errors.InvalidArgument):
         parse_signal("NOPE")
+
+
+async def test_remove_between_automatic_restarts(engine: Engine, busybox_image: str, inst: Instance) -> None:
+    spec = ContainerSpec(busybox_image, command=("false",), restart=RestartPolicy("always"))
+    box = await engine.create(spec)
+    await engine.start(box.id)
+
+    async def waiting() -> bool:
+        return (await engine.container(box.id)).state is State.RESTARTING
+
+    await until(waiting)
+    await engine.remove(box.id, force=True)
+    assert await engine.containers() == []
+    assert_world(inst)
