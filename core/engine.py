@@ -1,7 +1,7 @@
 """``Engine``: the one async protocol behind every face (workstation, command line, later the API server).
 
 ``open_engine()`` gives the engine that is embedded in this process. Several processes may each have one open on the
-same data root: they share nothing but the disk and the kernel, and hear of each other's changes (:meth:`Engine.events`).
+same data root: they share nothing but the disk and the kernel, and hear of each other's changes (``Engine.events``).
 
 All methods raise only :mod:`core.errors`. A ``ref`` names an object by name, full id or unambiguous id prefix.
 """

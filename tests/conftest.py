@@ -3,10 +3,8 @@ of them the oracle compares the kernel with the database."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-import shutil
-import signal
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -16,7 +14,8 @@ import pytest_asyncio
 from core.engine import Engine
 from core.store.paths import Instance, find_instance
 from tests.imagemaker import busybox, busybox_archive
-from tests.world import assert_world, processes
+from tests.instance import end_instance
+from tests.world import assert_world
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: containers are made of privileged kernel calls")
 
@@ -37,61 +36,7 @@ def inst(tmp_path: Path) -> Iterator[Instance]:
     made = find_instance(tmp_path / "root", tmp_path / "run")
     made.prepare()
     yield made
-    end_instance(made)
-
-
-def end_instance(made: Instance) -> None:
-    """Kill what still runs of an instance, recover, compare, and take its bridge and table away."""
-    import asyncio
-
-    from core.local import LocalEngine
-
-    async def finish() -> None:
-        engine = await LocalEngine.open(made.root, made.run)
-        try:
-            for box in await engine.containers():
-                await engine.remove(box.id, force=True)
-            assert await engine.recover() == []
-            await take_networks_down(made)
-        finally:
-            await engine.close()
-
-    asyncio.run(finish())
-    for pid in processes(made):
-        _end(pid)
-    assert_world(made)
-    for base in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
-        if (base / made.cgroup).is_dir():
-            (base / made.cgroup).rmdir()
-    shutil.rmtree(made.root, ignore_errors=True)
-
-
-async def take_networks_down(made: Instance) -> None:
-    """Remove the instance's bridges; its firewall table goes with the last one."""
-    from core.net import Net
-    from core.store.db import Store
-
-    store = Store.open(made)
-    net = Net(made, store)
-    try:
-        await net.remove_all()
-    finally:
-        await net.close()
-        store.close()
-
-
-def _end(pid: int) -> None:
-    """End one process of the instance (its launcher waits for more work) and wait until it is gone."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            return
-        end = time.monotonic() + 2
-        while time.monotonic() < end:
-            if not Path(f"/proc/{pid}").exists():
-                return
-            time.sleep(0.01)
+    asyncio.run(end_instance(made))
 
 
 @pytest_asyncio.fixture

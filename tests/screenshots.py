@@ -20,6 +20,8 @@ sys.path.insert(0, str(ROOT))
 from textual.pilot import Pilot
 
 from core.local import LocalEngine
+from core.store.paths import find_instance
+from tests.instance import end_instance
 from tui.app import WharfApp
 
 OUT = ROOT / "screenshots"
@@ -144,10 +146,8 @@ async def main() -> None:
             print(line, flush=True)
         await take(engine)
     finally:
-        for container in await engine.containers():
-            await engine.remove(container.id, force=True)
-        await engine.destroy_networks()
         await engine.close()
+        await end_instance(find_instance(base / "root", base / "run"))
         shutil.rmtree(base, ignore_errors=True)
 
 

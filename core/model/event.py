@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Event:
-    """One change. ``kind``: container, image, network, volume; ``action`` uses Docker's words (create, start, die …)."""
+    """One change. ``kind``: container, image, network; ``action``: Docker's words (create, start, die …)."""
 
     time: float  # seconds since the epoch
     kind: str

@@ -1,18 +1,15 @@
-"""``remove``: the row goes, the folder is renamed away at once and deleted behind the scenes."""
+"""``remove``: forget a container, ending it first where that is asked for."""
 
 from __future__ import annotations
-
-import asyncio
-import shutil
-from pathlib import Path
 
 from core.errors import Conflict, NotFound
 from core.model import State
 from core.ops import records
 from core.ops.context import Context
-from core.ops.records import Record
-from core.store.lock import drop_lock_file, object_lock
-from core.store.paths import Instance
+from core.ops.discard import discard
+from core.ops.kill import end_now
+from core.ops.settle import release, settle
+from core.store.lock import object_lock
 
 
 async def remove(ctx: Context, ref: str, *, force: bool = False) -> None:
@@ -20,9 +17,6 @@ async def remove(ctx: Context, ref: str, *, force: bool = False) -> None:
 
     :raises Conflict: it runs and ``force`` was not given
     """
-    from core.ops.kill import end_now  # late: kill settles, and settling an ended --rm container removes it
-    from core.ops.settle import release, settle
-
     cid = (await records.find(ctx, ref)).id
     async with object_lock(ctx.inst, cid):
         record, run = await settle(ctx, cid)
@@ -42,28 +36,3 @@ async def remove(ctx: Context, ref: str, *, force: bool = False) -> None:
             except NotFound:
                 return  # created with --rm: settling has removed it
         await discard(ctx, record)
-
-
-async def discard(ctx: Context, record: Record) -> None:
-    """Forget a settled container; its lock is held."""
-    # The row first: a crash after it leaves a folder that no row names, which `recover` deletes. The other way round
-    # would leave a container without its files.
-    await records.delete(ctx, record.id)
-    away = rename_away(ctx.inst, ctx.inst.container_dir(record.id))
-    drop_lock_file(ctx.inst, record.id)
-    ctx.tell("container", "destroy", record.id, name=record.name, image=record.spec.image)
-    if away:
-        await asyncio.to_thread(shutil.rmtree, away, ignore_errors=True)
-
-
-def rename_away(inst: Instance, folder: Path) -> Path | None:
-    """Move a folder into the trash in one step; None where it does not exist."""
-    away = inst.trash / folder.name
-    try:
-        folder.rename(away)
-    except FileNotFoundError:
-        return None
-    except OSError:  # an earlier try left one of that name there
-        shutil.rmtree(away, ignore_errors=True)
-        folder.rename(away)
-    return away

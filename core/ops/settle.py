@@ -14,8 +14,9 @@ from dataclasses import replace
 from core import cgroups
 from core.errors import NotFound, WharfError
 from core.model import State
-from core.ops import records, remove
+from core.ops import records
 from core.ops.context import Context
+from core.ops.discard import discard
 from core.ops.records import Record
 from core.store.lock import object_lock
 from core.supervise import client
@@ -39,7 +40,7 @@ async def settle(ctx: Context, cid: str) -> tuple[Record, client.RunState | None
         await records.save(ctx, cid, saved)
     record = replace(record, saved=saved)
     if held and record.spec.auto_remove and record.saved.started:
-        await remove.discard(ctx, record)
+        await discard(ctx, record)
         raise NotFound(f"no such container: {record.name}", "it has ended and was created with --rm")
     return record, None
 

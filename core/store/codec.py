@@ -38,10 +38,11 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 def from_plain(kind: type[T], data: dict[str, Any]) -> T:
     """An instance of the dataclass ``kind`` from :func:`to_plain`'s result."""
-    hints = _hints(kind)
+    fields: Any = kind  # a dataclass type, which type checkers cannot ask for
+    hints = _hints(fields)
     values = {
         field.name: _value(hints[field.name], data[field.name])
-        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+        for field in dataclasses.fields(fields)
         if field.name in data
     }
     return kind(**values)
