@@ -22,6 +22,7 @@ import hashlib
 import os
 import secrets
 import sqlite3
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from core.store.paths import Instance
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _OVERLAY = "trusted.overlay."
+_ORPHAN_AGE = 7 * 86400.0  # seconds that the layers of an unfinished pull wait for its next try
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,9 @@ class Layers:
     def discard(self, staging: Staging) -> None:
         """Delete what :meth:`stage` made, unless it was published."""
         try:
-            if staging.path.exists():
-                self.delete(self.move_away(staging.path))
+            self.delete(self.move_away(staging.path))
+        except FileNotFoundError:
+            pass  # published
         finally:
             os.close(staging.fd)
 
@@ -145,11 +148,17 @@ class Layers:
 
     def sweep(self) -> list[Path]:
         """Move away what nobody owns: staging of dead processes, layers of another boot that never were synced (with
-        the images that need them), folders without a row. Returns what is to be deleted."""
+        the images that need them), layers of pulls that were never finished, folders without a row.
+
+        :returns: what is to be deleted
+        """
         away = []
         with self._store.disk.write() as con:
             for row in con.execute("SELECT id FROM layer WHERE durable = 0 AND boot_id <> ?", (boot_id(),)).fetchall():
                 forget_layer(con, row["id"])
+            for row in con.execute("SELECT id FROM layer WHERE id NOT IN (SELECT layer FROM image_layer)").fetchall():
+                if _age(self.folder(row["id"])) > _ORPHAN_AGE:
+                    forget_layer(con, row["id"])
             names = {path.name for path in self.root.iterdir()}
             for row in con.execute("SELECT id FROM layer").fetchall():
                 if hex_of(row["id"]) not in names:
@@ -163,6 +172,14 @@ def forget_layer(con: sqlite3.Connection, key: str) -> None:
     """Delete the row of a layer that is lost, and the images that cannot exist without it."""
     con.execute("DELETE FROM image WHERE id IN (SELECT image FROM image_layer WHERE layer = ?)", (key,))
     con.execute("DELETE FROM layer WHERE id = ?", (key,))
+
+
+def _age(path: Path) -> float:
+    """Seconds since the folder was made; 0 where it is missing."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _abandoned(path: Path) -> bool:

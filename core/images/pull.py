@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from core.images.progress import Progress
 from core.images.records import NewImage
 from core.images.reference import Reference
 from core.images.registry import Cut, Registry
-from core.images.unpackers import Result, Unpackers, poke, wake_pipe
+from core.images.unpackers import Result, Unpackers, in_thread, poke, wake_pipe
 from core.model import Image
 from core.store.lock import drop_lock_file, object_lock
 from core.store.paths import Instance
@@ -153,19 +154,24 @@ class Fetcher:
         failures = 0
         while have < item.size:
             try:
-                async for piece in self._registry.blob(item.blob, have, item.size):
-                    if len(piece) >= _IN_THREAD:
-                        await asyncio.to_thread(_write, fd, piece, have)
-                    else:
-                        _write(fd, piece, have)
-                    have += len(piece)
-                    failures = 0
-                    poke(write)
-                    self._progress.set(item.position, "downloading", have)
+                async with contextlib.aclosing(self._registry.blob(item.blob, have, item.size)) as pieces:
+                    async for piece in pieces:
+                        await _store(fd, piece, have)
+                        have += len(piece)
+                        failures = 0
+                        poke(write)
+                        self._progress.set(item.position, "downloading", have)
             except Cut as error:
                 await self._registry.pause(failures, error)
                 failures += 1
         self._progress.set(item.position, "unpacking", 0)
+
+
+async def _store(fd: int, data: bytes, offset: int) -> None:
+    if len(data) < _IN_THREAD:
+        _write(fd, data, offset)
+    else:
+        await in_thread(lambda: _write(fd, data, offset))
 
 
 def _write(fd: int, data: bytes, offset: int) -> None:

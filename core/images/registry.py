@@ -12,7 +12,7 @@ import hashlib
 import json
 import random
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urljoin, urlsplit
 
@@ -132,7 +132,7 @@ class Registry:
         pause = error.pause or _PAUSE * 2**number * random.uniform(0.8, 1.2)
         await asyncio.sleep(min(pause, _LONGEST_PAUSE))
 
-    async def blob(self, digest: str, offset: int, size: int) -> AsyncIterator[bytes]:
+    async def blob(self, digest: str, offset: int, size: int) -> AsyncGenerator[bytes, None]:
         """The bytes of a blob from ``offset`` to ``size``, in one try.
 
         :raises Cut: the connection broke: call again from where it ended

@@ -13,10 +13,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from core.errors import Unavailable, WharfError, from_dict
 from core.store.paths import Instance
 
+T = TypeVar("T")
 _CODE = "import sys; sys.path[:0] = sys.argv[1:-3]; from core.images.unpack import main; main()"
 _MESSAGE = 65536
 _PACKAGES = ("core", "isal", "backports.zstd")
@@ -61,7 +63,7 @@ class Unpackers:
         """Start the server, if that is not done yet; takes about 30 ms, which are best spent beside something else."""
         async with self._starting:
             if self._sock is None:
-                self._sock = await asyncio.to_thread(self._spawn)
+                self._sock = await in_thread(self._spawn)
                 asyncio.get_running_loop().add_reader(self._sock, self._read)
 
     def _spawn(self) -> socket.socket:
@@ -141,6 +143,17 @@ class Unpackers:
             await asyncio.to_thread(self._process.wait)
         else:
             threading.Thread(target=self._process.wait, daemon=True).start()
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Like ``asyncio.to_thread``, but a cancelled caller waits until the thread has ended: what it works on (a
+    descriptor that would be closed and its number used again, a process that would be lost) outlives it."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
 
 
 def _gone() -> WharfError:
