@@ -50,6 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         silence()
         return PIPE_GONE
+    except OSError as error:
+        if settings.debug:
+            raise
+        complain(f"input or output failed: {error}")
+        silence()  # what is still buffered would fail again at the end of the process
+        return BUG
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit as error:  # argparse after --help
@@ -72,7 +78,10 @@ def _dispatch(words: list[str], settings: _Globals) -> int:
         put(overview())
         return 0
     if words[0] in ("-v", "--version"):
-        words = ["version", "--format", "wharf version {{.Client.Version}}"]
+        from core import __version__
+
+        put(f"wharf version {__version__}")
+        return 0
     if words[0] in LONG_FORMS and (len(words) == 1 or words[1] in ("--help", "-h")):
         put("\n".join(f"wharf {words[0]} {name}" for name in LONG_FORMS[words[0]]))
         return 0

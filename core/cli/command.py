@@ -49,13 +49,17 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, argv: Sequence[str]) -> Arguments:
         """:raises InvalidArgument: unknown, missing or malformed arguments"""
-        return self.parse_args(self._plain(list(argv)))
+        self._off: list[str] = []
+        arguments = self.parse_args(self._plain(list(argv)))
+        for name in self._off:
+            setattr(arguments, name, False)
+        return arguments
 
     def error(self, message: str) -> NoReturn:
         raise InvalidArgument(f"{self.prog.partition(' ')[2]}: {message}", "", f"See `{self.prog} --help`")
 
     def _plain(self, argv: list[str]) -> list[str]:
-        """``--flag=true`` becomes ``--flag`` and ``--flag=false`` nothing, up to the first word that is no option."""
+        """``--flag=true`` becomes ``--flag``; ``--flag=false`` is noted. Up to the first word that is no option."""
         done: list[str] = []
         at = 0
         while at < len(argv):
@@ -71,6 +75,8 @@ class Parser(argparse.ArgumentParser):
                     self.error(f"invalid value {value!r} for {name}: it takes true or false")
                 if value.lower() in ("true", "1"):
                     done.append(name)
+                else:
+                    self._off.append(action.dest)
                 continue
             done.append(word)
             if self._wants_more(word, action) and at < len(argv):
@@ -92,8 +98,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def flag(parser: argparse._ActionsContainer, *names: str, help: str, default: bool = False) -> None:
-    """An option that is there or not."""
-    parser.add_argument(*names, action="store_false" if default else "store_true", help=help)
+    """An option that is there or not; one that is on by ``default`` is switched off by ``--flag=false``."""
+    parser.add_argument(*names, action="store_true", default=default, help=help)
 
 
 def many(parser: argparse._ActionsContainer, *names: str, metavar: str, help: str) -> None:

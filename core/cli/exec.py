@@ -23,7 +23,7 @@ def _options(parser: Parser) -> None:
     parser.add_argument("--detach-keys", default=DETACH, metavar="KEYS", help=f"leave without ending it ({DETACH})")
     parser.add_argument("container", metavar="CONTAINER")
     parser.add_argument("command", metavar="COMMAND")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARG")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARG").required = False
 
 
 async def run(engine: Engine, args: Arguments) -> int:

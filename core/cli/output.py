@@ -8,8 +8,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from core.cli.template import Template, to_json
-
 Row = Mapping[str, Any]
 Columns = Sequence[tuple[str, str]]  # (header, key)
 
@@ -81,6 +79,8 @@ def render_rows(rows: Sequence[Row], columns: Columns, form: str | None, *, head
     form = form or "table"
     if form == "table":
         return table([[header for header, _ in columns], *([str(row[key]) for _, key in columns] for row in rows)])
+    from core.cli.template import Template, to_json  # late: plain tables are what scripts and people wait for
+
     if form == "json":
         return [to_json(dict(row)) for row in rows]
     in_table = form.startswith("table ")

@@ -23,7 +23,8 @@ def add_spec_options(parser: Parser) -> None:
     _health(parser.add_argument_group("health and restarts"))
     _security(parser.add_argument_group("security"))
     parser.add_argument("image", metavar="IMAGE")
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="instead of the image's own")
+    rest = parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="instead of the image's")
+    rest.required = False  # else argparse names it as missing where the image is
 
 
 def _basics(parser: Parser) -> None:

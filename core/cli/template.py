@@ -49,8 +49,8 @@ class _Node:
     other: list[_Node] = field(default_factory=list)
 
 
-def _bad(source: str, why: str) -> InvalidArgument:
-    return InvalidArgument(f"invalid format {source!r}", why, f"Supported is: {SUPPORTED}")
+def _bad(source: str, why: str, fix: str = f"Supported is: {SUPPORTED}") -> InvalidArgument:
+    return InvalidArgument(f"invalid format {source!r}", why, fix)
 
 
 class Template:
@@ -269,10 +269,10 @@ class _Run:
             if lenient or not name[0].isupper():
                 return _MISSING
             known = ", ".join(sorted(str(key) for key in value)) or "nothing"
-            raise _bad(self._source, f"no field {name!r} here; there are: {known}")
+            raise _bad(self._source, f"no field {name!r} here; there are: {known}", "")
         if lenient and not value:
             return _MISSING
-        raise _bad(self._source, f"{show(value)!r} has no field {name!r}")
+        raise _bad(self._source, f"{show(value)!r} has no field {name!r}", "")
 
     def _call(self, name: str, arguments: list[Any]) -> Any:
         function = FUNCTIONS.get(name)

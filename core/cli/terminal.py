@@ -82,7 +82,7 @@ def raw_terminal(wanted: bool) -> Iterator[bool]:
         yield False
         return
     saved = termios.tcgetattr(0)
-    tty.setraw(0)
+    tty.setraw(0, termios.TCSADRAIN)  # not FLUSH: what was typed ahead is meant for the container
     try:
         yield True
     finally:
