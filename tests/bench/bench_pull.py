@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import tarfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from core.engine import Engine, open_engine
+from core.errors import NotFound
 from tests.bench.measure import Row, clock, turns
-from tests.bench.place import Place, sh
+from tests.bench.place import Docker, Place, sh
 from tests.imagemaker import busybox_archive, make_archive
 
 ROUNDS = 5
@@ -31,9 +36,40 @@ def _layer(top: Path) -> bytes:
     return raw.getvalue()
 
 
-def _once(commands: dict[str, list[str]], side: str) -> float:
-    sh(*commands["remove"], check=False)
-    return clock(partial(sh, *commands[side]))
+def _command(pull: list[str], remove: list[str]) -> float:
+    sh(*remove, check=False)
+    return clock(partial(sh, *pull))
+
+
+def _library(loop: asyncio.AbstractEventLoop, engine: Engine, reference: str) -> float:
+    async def remove() -> None:
+        with contextlib.suppress(NotFound):
+            await engine.remove_image(reference, force=True)
+
+    async def pull() -> None:
+        async for _ in engine.pull(reference):
+            pass
+
+    loop.run_until_complete(remove())
+    return clock(lambda: loop.run_until_complete(pull()))
+
+
+def _docker_api(docker: Docker, reference: str) -> float:
+    with contextlib.suppress(RuntimeError):
+        docker.call("DELETE", f"/images/{reference}?force=1")
+    name, _, tag = reference.rpartition(":")
+    return clock(lambda: docker.call("POST", f"/images/create?fromImage={name}&tag={tag}", raw=True))
+
+
+def _commands(place: Place, reference: str) -> dict[str, Callable[[], float]]:
+    makers = {"wharf": place.wharf.command, "docker": place.docker.command}
+    if place.podman:
+        makers["podman"] = partial(place.podman.command)
+    sides: dict[str, Callable[[], float]] = {}
+    for side, command in makers.items():
+        words = ["pull", "--tls-verify=false"] if side == "podman" else ["pull"]
+        sides[side] = partial(_command, command(*words, reference), command("rmi", reference))
+    return sides
 
 
 def run(place: Place) -> list[Row]:
@@ -41,22 +77,24 @@ def run(place: Place) -> list[Row]:
     big = make_archive(place.folder / "big.tar", "big:1", layers)
     small = busybox_archive(place.folder / "small.tar", "small:1")
     megabytes = sum(map(len, layers)) / 1e6
+    what = {big: f"{len(layers)} gzip layers, {megabytes:.0f} MB unpacked", small: "one layer, busybox"}
     rows = []
-    with place.registry() as host:
-        for name, archive, what in (
-            ("pull", big, f"{len(layers)} gzip layers, {megabytes:.0f} MB unpacked"),
-            ("pull, tiny", small, "1 layer"),
-        ):
-            reference = f"{host}/{archive.stem}:1"
-            sh("skopeo", "copy", "--quiet", "--dest-tls-verify=false", f"oci-archive:{archive}", f"docker://{reference}")
-            makers = {"wharf": place.wharf.command, "docker": place.docker.command}
-            if place.podman:
-                makers["podman"] = place.podman.command
-            sides = {}
-            for side, command in makers.items():
-                words = ["pull", "--tls-verify=false"] if side == "podman" else ["pull"]
-                commands = {side: command(*words, reference), "remove": command("rmi", reference)}
-                sides[side] = partial(_once, commands, side)
-            found = turns(sides, ROUNDS)
-            rows.append(Row(name, "ms", found["wharf"], found["docker"], found.get("podman"), note=what))
+    loop = asyncio.new_event_loop()
+    engine = loop.run_until_complete(open_engine(place.wharf.root, place.wharf.run))
+    try:
+        with place.registry() as host:
+            for archive, note in what.items():
+                reference = f"{host}/{archive.stem}:1"
+                target = f"docker://{reference}"
+                sh("skopeo", "copy", "--quiet", "--dest-tls-verify=false", f"oci-archive:{archive}", target)
+                api = {"wharf": partial(_library, loop, engine, reference)}
+                api["docker"] = partial(_docker_api, place.docker, reference)
+                found = turns(api, ROUNDS)
+                rows.append(Row(f"pull, {note}", "ms", found["wharf"], found["docker"], note="API to API"))
+                found = turns(_commands(place, reference), ROUNDS)
+                row = Row(f"`pull`, {note}", "ms", found["wharf"], found["docker"], found.get("podman"), "command line")
+                rows.append(row)
+    finally:
+        loop.run_until_complete(engine.close())
+        loop.close()
     return rows

@@ -21,8 +21,8 @@ from typing import Any
 from core.demo import image
 from core.local import LocalEngine
 from core.store.paths import find_instance
-from tests.conftest import end_instance
 from tests.imagemaker import busybox_archive
+from tests.instance import end_instance
 
 BRIDGE = "whbench0"
 SUBNET = "172.31.251.1/24"
@@ -207,7 +207,7 @@ class Wharf:
 
     def end(self) -> None:
         """Take everything away as the tests do: containers, networks, the launcher; and see that nothing is left."""
-        end_instance(find_instance(self.root, self.run))
+        asyncio.run(end_instance(find_instance(self.root, self.run)))
 
 
 class Podman:
