@@ -4,6 +4,7 @@ of them the oracle compares the kernel with the database."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from core.engine import Engine
 from core.store.paths import Instance, find_instance
 from tests.imagemaker import busybox, busybox_archive
 from tests.instance import end_instance
-from tests.world import assert_world
+from tests.world import assert_world, open_files
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: containers are made of privileged kernel calls")
 
@@ -44,10 +45,13 @@ async def engine(inst: Instance) -> AsyncIterator[Engine]:
     """An open engine; the oracle runs when the test is over, with its containers still there."""
     from core.local import LocalEngine
 
+    before = open_files()
     opened = await LocalEngine.open(inst.root, inst.run)
     yield opened
     await opened.close()
     assert_world(inst)
+    gc.collect()  # descriptors that only a cycle of garbage still holds are no leak
+    assert open_files() == before
 
 
 @pytest_asyncio.fixture

@@ -67,6 +67,37 @@ def processes(inst: Instance) -> dict[int, str]:
     return found
 
 
+def _monitors(inst: Instance) -> dict[int, str]:
+    """Monitors that hold a file of the instance open, with the container's id from their title."""
+    found = {}
+    ours = (f"{inst.root}/", f"{inst.run}/")
+    for path in Path("/proc").iterdir():
+        if not path.name.isdigit():
+            continue
+        try:
+            title = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").split()
+            if title[:1] == ["wharf-monitor"] and any(link.startswith(ours) for link in _links_of(path)):
+                found[int(path.name)] = title[1]
+        except OSError:
+            continue
+    return found
+
+
+def _links_of(process: Path) -> list[str]:
+    links = []
+    for fd in (process / "fd").iterdir():
+        try:
+            links.append(os.readlink(fd))
+        except FileNotFoundError:
+            continue
+    return links
+
+
+def open_files() -> list[str]:
+    """What this process has open, by descriptor; the one used for looking left out."""
+    return sorted(link for link in _links_of(Path("/proc/self")) if not link.startswith("/proc/"))
+
+
 def _alive(pid: int, start: int) -> bool:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -135,6 +166,8 @@ def differences(inst: Instance) -> list[str]:
     }
     if _nft_ports(inst) != ports:
         wrong.append(f"nft port elements {_nft_ports(inst)} but port rows {ports}")
+    if strays := {pid: cid for pid, cid in _monitors(inst).items() if cid not in live}:
+        wrong.append(f"monitors of containers that do not run: {strays}")
     journals = list((inst.run / "journal").iterdir()) if inst.run.exists() else []
     if journals:
         wrong.append(f"journals left: {[path.name for path in journals]}")

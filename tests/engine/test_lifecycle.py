@@ -290,7 +290,9 @@ async def test_health(engine: Engine, busybox_image: str) -> None:
         return (await engine.container(cid)).health == word
 
     await until(lambda: is_health("unhealthy"))
-    await (await engine.exec(cid, ExecSpec(("touch", "/ok")))).wait()
+    session = await engine.exec(cid, ExecSpec(("touch", "/ok")))
+    assert await session.wait() == 0
+    await session.close()
     await until(lambda: is_health("healthy"))
 
 
