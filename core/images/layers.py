@@ -32,7 +32,7 @@ from core.images.places import DIFF
 from core.images.trash import delete_tree
 from core.kernel.libc import call
 from core.kernel.resolve import BENEATH, NO_SYMLINKS, NO_XDEV, open_in_root
-from core.store.db import Store, boot_id
+from core.store.db import Database, Store, boot_id
 from core.store.paths import Instance
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -221,12 +221,12 @@ def _copy_attributes(own: int, below: Sequence[int], name: str) -> None:
         os.close(target)
 
 
-def mark_durable(inst: Instance, store: Store) -> None:
+def mark_durable(inst: Instance, db: Database) -> None:
     """Sync the file system, then mark the layers that were there before.
 
     :raises OSError: the disk failed; nothing is marked
     """
-    rows = store.disk.read("SELECT id FROM layer WHERE durable = 0 AND boot_id = ?", (boot_id(),))
+    rows = db.read("SELECT id FROM layer WHERE durable = 0 AND boot_id = ?", (boot_id(),))
     if not rows:
         return
     fd = os.open(inst.images, _DIR)
@@ -234,7 +234,7 @@ def mark_durable(inst: Instance, store: Store) -> None:
         call("syncfs", fd)
     finally:
         os.close(fd)
-    with store.disk.write() as con:
+    with db.write() as con:
         con.executemany("UPDATE layer SET durable = 1 WHERE id = ?", [(row["id"],) for row in rows])
 
 

@@ -171,11 +171,14 @@ def settle(root: str, run: str) -> None:
     from pathlib import Path
 
     from core.images.layers import mark_durable
-    from core.store.db import Store
+    from core.store import schema
+    from core.store.db import Database
     from core.store.paths import Instance
 
     inst = Instance(Path(root), Path(run))
-    mark_durable(inst, Store.open(inst))
+    # Not `Store.open`: should the data root have been deleted meanwhile, nothing must be made anew.
+    if (path := inst.root / "wharf.db").exists():
+        mark_durable(inst, Database(path, schema.DISK, durable=True))
 
 
 def main() -> None:
