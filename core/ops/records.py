@@ -108,12 +108,18 @@ async def find(ctx: Context, ref: str) -> Record:
 
 
 async def insert(ctx: Context, record: Record) -> None:
-    """Add a row. :raises sqlite3.IntegrityError: the name is taken"""
+    """Add a row.
+
+    :raises sqlite3.IntegrityError: the name is taken
+    :raises NotFound: the image has been removed meanwhile
+    """
     values = (record.id, record.name, record.image, record.created)
     texts = (_dump(record.spec), _dump(record.config), _dump(record.saved))
 
     def work() -> None:
         with ctx.store.disk.write() as con:
+            if not con.execute("SELECT 1 FROM image WHERE id = ?", (record.image,)).fetchone():
+                raise NotFound(f"no such image: {record.spec.image}", "it has just been removed", "Pull it again")
             con.execute("INSERT INTO container VALUES (?, ?, ?, ?, ?, ?, ?)", values + texts)
 
     await ctx.store.disk.run(work)
@@ -138,10 +144,9 @@ async def delete(ctx: Context, cid: str) -> None:
     await ctx.store.disk.run(work)
 
 
-async def image_users(ctx: Context, image_id: str) -> list[str]:
-    """Names of the containers made from an image."""
-    sql = "SELECT name FROM container WHERE image = ?"
-    return await ctx.store.disk.run(lambda: [row["name"] for row in ctx.store.disk.read(sql, (image_id,))])
+def names_using(ctx: Context, image_id: str) -> list[str]:
+    """Names of the containers made from an image; for the database's thread."""
+    return [row["name"] for row in ctx.store.disk.read("SELECT name FROM container WHERE image = ?", (image_id,))]
 
 
 def observe(ctx: Context, record: Record) -> tuple[Saved, client.RunState | None]:

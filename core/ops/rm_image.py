@@ -12,8 +12,12 @@ async def remove_image(ctx: Context, ref: str, *, force: bool = False) -> list[s
     :raises InUse: containers use it; ``why`` names them
     """
     image = await ctx.images.get(ref)
-    users = await records.image_users(ctx, image.id)
-    done = await ctx.images.remove(ref, force=force, used_by=lambda _: users)
+
+    def users(image_id: str) -> list[str]:
+        # Asked inside the transaction that deletes: a container that is being created is seen, or does not see it.
+        return records.names_using(ctx, image_id)
+
+    done = list(await ctx.images.remove(ref, force=force, used_by=users))
     for line in done:
         word, _, what = line.partition(": ")
         ctx.tell("image", "untag" if word == "Untagged" else "delete", image.id, name=what)

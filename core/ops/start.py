@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from core import cgroups
-from core.errors import Conflict
+from core.errors import Conflict, PortTaken
 from core.model import Container, EndpointInfo, PortMapping, State
+from core.net import Published
 from core.ops import bundle, records
 from core.ops.context import Context
 from core.ops.records import Record, Saved
@@ -97,10 +99,26 @@ async def wire(ctx: Context, record: Record, held: ExitStack) -> Wiring:
     held.callback(os.close, attachment.netns_fd)
     if not record.spec.ports:
         return Wiring(attachment.netns_fd, (attachment.endpoint,))
-    published = await ctx.net.publish(record.id, attachment.endpoint.ip, record.spec.ports)
+    published = await _publish(ctx, record, attachment.endpoint.ip)
     for sock in published.sockets:
         held.callback(sock.close)
     return Wiring(attachment.netns_fd, (attachment.endpoint,), published.ports, tuple(published.sockets))
+
+
+async def _publish(ctx: Context, record: Record, ip: str) -> Published:
+    """Publish the ports; those of its own last run may be reserved for a moment after its end.
+
+    :raises PortTaken: by somebody else
+    """
+    patience = time.monotonic() + 2.0
+    while True:
+        try:
+            return await ctx.net.publish(record.id, ip, record.spec.ports)
+        except PortTaken:
+            # The monitor of that run and the launcher hold copies until they have heard of the end.
+            if time.time() - record.saved.finished > 15.0 or time.monotonic() > patience:
+                raise
+            await asyncio.sleep(0.02)
 
 
 async def _joined(ctx: Context, ref: str) -> contextlib.AbstractContextManager[int]:
