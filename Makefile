@@ -9,6 +9,8 @@
 
 SHELL := /bin/bash
 PY := .venv/bin/python
+# Two at a time, a file never split: every test has a data root, a bridge and a firewall table of its own.
+PYTEST ?= -q -n 2 --dist loadfile
 .PHONY: run test lint bench screenshots clean
 .NOTPARALLEL:
 
