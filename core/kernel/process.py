@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import functools
 import os
 import struct
 
@@ -83,12 +84,33 @@ def set_title(title: str) -> None:
     would need CAP_SYS_RESOURCE.
     """
     set_name(title.partition(" ")[0])
-    with open("/proc/self/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
-    start, end = int(fields[45]), int(fields[46])
+    start, end = argument_area()
     data = title.encode()[: end - start - 1]
     ctypes.memset(start, 0, end - start)
     ctypes.memmove(start, data, len(data))
+
+
+@functools.cache
+def argument_area() -> tuple[int, int]:
+    """Where the kernel looks for this process's arguments: first address, and the one behind the last. A forked child
+    has them at the same place."""
+    fields = _stat("self") or []
+    return int(fields[45]), int(fields[46])
+
+
+def _stat(pid: int | str) -> list[bytes] | None:
+    """/proc/PID/stat from the third field on; None where the process is gone. Without a file object, whose making takes
+    longer than the kernel's part."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        return os.read(fd, 4096).rpartition(b")")[2].split()
+    except ProcessLookupError:
+        return None
+    finally:
+        os.close(fd)
 
 
 def set_no_new_privs() -> None:
@@ -109,21 +131,14 @@ def start_time(pid: int) -> int:
 
     Together with the pid it names a process for good: pids are used again, start times are not.
     """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
+    fields = _stat(pid)
+    return int(fields[19]) if fields else 0
 
 
 def is_running(pid: int, started: int) -> bool:
     """True while the process with that pid and :func:`start_time` lives; a zombie does not."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return int(fields[19]) == started and fields[0] not in (b"Z", b"X")
+    fields = _stat(pid)
+    return fields is not None and int(fields[19]) == started and fields[0] not in (b"Z", b"X")
 
 
 def open_pidfd(pid: int, started: int) -> int | None:
@@ -156,9 +171,7 @@ def exit_status(pidfd: int) -> int | None:
 
 def zombie_status(pid: int, started: int) -> int | None:
     """The wait status of a process that ended but was not reaped yet (last field of /proc/PID/stat)."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+    fields = _stat(pid)
+    if fields is None:
         return None
     return int(fields[49]) if int(fields[19]) == started and fields[0] in (b"Z", b"X") else None

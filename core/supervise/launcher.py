@@ -14,9 +14,8 @@ import resource
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Callable
-from typing import NoReturn, cast
+from typing import cast
 
 from core import cgroups
 from core.errors import InvalidArgument, WharfError
@@ -24,17 +23,20 @@ from core.kernel import libc, process
 from core.kernel.clone import can_fork_into
 from core.supervise import adopt
 from core.supervise.control import trusted
+from core.supervise.forked import answer, become_monitor, watch_first
 from core.supervise.loop import Loop
 from core.supervise.monitor import Monitor
 from core.supervise.protocol import PROTOCOL, Launch, Message, close_all, receive, send
 from core.supervise.records import boot_id, load_state, monitor_alive
 from core.supervise.rundir import CONTROL, load_launch
 from core.supervise.sockets import connect
+from core.supervise.spare import TITLE as SPARE_TITLE
+from core.supervise.spare import Spare, wait_for_work
 from core.supervise.spawn import read_bundle
 
 IDLE = 60.0  # seconds
 _PATIENCE = 2.0  # seconds a client may take over its message
-_CRASHED = 70  # exit code of a monitor that met a bug
+_BREATH = 0.005  # seconds between the end of a start and the fork of a spare monitor
 _MAX_ADOPTIONS = 5  # of one container in a row, then a minute of rest
 
 
@@ -75,6 +77,7 @@ class Launcher:
         self._loop = Loop()
         # By the monitor's pid: the last monitor of a container may still be leaving when the next one is at work.
         self._guards: dict[int, Guard] = {}
+        self._spare: Spare | None = None
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._idle = self._loop.after(IDLE, self._maybe_leave)
 
@@ -102,19 +105,13 @@ class Launcher:
                 message, fds = receive(sock)
                 self._serve(message, fds, sock)
         except WharfError as error:
-            self._answer(sock, {"error": error.to_dict()})
+            answer(sock, {"error": error.to_dict()})
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             broken = InvalidArgument("broken request", f"{type(error).__name__}: {error}")
-            self._answer(sock, {"error": broken.to_dict()})
+            answer(sock, {"error": broken.to_dict()})
         finally:
             close_all(fds)
             sock.close()
-
-    def _answer(self, sock: socket.socket, message: Message) -> None:
-        try:
-            send(sock, message)
-        except OSError:
-            pass
 
     def _serve(self, message: Message, fds: list[int], sock: socket.socket) -> None:
         if message.get("protocol") != PROTOCOL or message.get("build") != self._build:
@@ -122,7 +119,9 @@ class Launcher:
             send(sock, {"retired": True})
         elif message["op"] == "launch":
             launch = Launch.from_plain(cast(Message, message["launch"]))
-            self._fork_first(launch, dict(zip(cast("list[str]", message["fds"]), fds, strict=True)), sock)
+            given = dict(zip(cast("list[str]", message["fds"]), fds, strict=True))
+            guard = self._use_spare(launch, message["launch"], given, sock) or self._fork_first(launch, given, sock)
+            guard.kept = {name: os.dup(fd) for name, fd in given.items() if name != "attach"}
         elif message["op"] == "adopt":
             self._consider(str(message["id"]), str(message["run_dir"]))
             send(sock, {"ok": True})
@@ -130,24 +129,44 @@ class Launcher:
             raise InvalidArgument(f"unknown request {message['op']!r}", "this launcher is of another version")
 
     # -- monitors
-    def _fork_first(self, launch: Launch, fds: dict[str, int], reply: socket.socket) -> None:
+    def _use_spare(self, launch: Launch, plain: object, fds: dict[str, int], reply: socket.socket) -> Guard | None:
+        """Have the monitor that was forked in advance do it; None where there is none."""
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return None
+        if not spare.give(plain, fds, reply.fileno()):
+            spare.line.close()
+            return None
+        return self._guard(launch, spare.pid, spare.line)
+
+    def _fork_first(self, launch: Launch, fds: dict[str, int], reply: socket.socket) -> Guard:
         """The monitor of a new container; it answers the engine itself."""
-        attach = fds.pop("attach", None)
         bundle = read_bundle(launch)
+        keep = {reply.fileno(), *fds.values()}
+        return self._fork(launch, keep, lambda line: watch_first(launch, bundle, dict(fds), reply, line))
+
+    def _fork_spare(self) -> None:
+        """The next start's monitor, while nobody waits for it."""
 
         def work(line: socket.socket) -> None:
-            monitor = Monitor(launch, bundle, dict(fds), line)
-            reply.setblocking(True)
-            try:
-                monitor.start(reply, None if attach is None else socket.socket(fileno=attach))
-            except WharfError as error:
-                self._answer(reply, {"error": error.to_dict()})
-                return
-            monitor.run()
+            job = wait_for_work(line)
+            if job is not None:
+                launch, fds, reply = job
+                process.set_title(f"wharf-monitor {launch.id}")
+                try:
+                    bundle = read_bundle(launch)
+                except WharfError as error:
+                    answer(reply, {"error": error.to_dict()})
+                    return
+                watch_first(launch, bundle, fds, reply, line)
 
-        keep = {reply.fileno(), *fds.values()} | (set() if attach is None else {attach})
-        guard = self._fork(launch, keep, work)
-        guard.kept = {name: os.dup(fd) for name, fd in fds.items()}
+        if self._spare is None:
+            self._spare = Spare(*self._fork_child(SPARE_TITLE, set(), work))
+
+    def _drop_spare(self) -> None:
+        if self._spare is not None:
+            self._spare.line.close()  # its end of file; then it leaves
+            self._spare = None
 
     def _fork_adopter(self, guard: Guard) -> None:
         """A new monitor for a container whose monitor was killed."""
@@ -169,12 +188,20 @@ class Launcher:
         guard.close()
 
     def _fork(self, launch: Launch, keep: set[int], work: Callable[[socket.socket], None]) -> Guard:
+        return self._guard(launch, *self._fork_child(f"wharf-monitor {launch.id}", keep, work))
+
+    def _fork_child(
+        self, title: str, keep: set[int], work: Callable[[socket.socket], None]
+    ) -> tuple[int, socket.socket]:
         ours, theirs = socket.socketpair()
         ours.settimeout(_PATIENCE)
         pid = os.fork()
         if pid == 0:
-            _become_monitor(launch.id, {theirs.fileno(), *keep}, lambda: work(theirs))
+            become_monitor(title, {theirs.fileno(), *keep}, lambda: work(theirs))
         theirs.close()
+        return pid, ours
+
+    def _guard(self, launch: Launch, pid: int, ours: socket.socket) -> Guard:
         guard = Guard(launch, pid)
         guard.line = ours
         self._guards[pid] = guard
@@ -192,6 +219,9 @@ class Launcher:
         close_all(list(guard.kept.values()))
         guard.kept = dict(zip(cast("list[str]", message["keep"]), fds, strict=True))
         guard.container, guard.status = cast(int, message["pid"]), None
+        if self._spare is None and fds:
+            # Its container runs: what is left of that start does not need both processors.
+            self._loop.after(_BREATH, self._fork_spare)
 
     def _children_ended(self) -> None:
         try:
@@ -208,6 +238,8 @@ class Launcher:
             self._child_ended(pid, status)
 
     def _child_ended(self, pid: int, status: int) -> None:
+        if self._spare is not None and self._spare.pid == pid:
+            self._drop_spare()
         for guard in list(self._guards.values()):
             if guard.pid == pid:
                 self._monitor_ended(guard, bad=status != 0)
@@ -215,7 +247,7 @@ class Launcher:
                 # Its monitor was killed, so that it became our child: the next monitor wants to know.
                 guard.status = status
                 if guard.line is not None:
-                    self._answer(guard.line, {"exited": pid, "status": status})
+                    answer(guard.line, {"exited": pid, "status": status})
 
     def _monitor_ended(self, guard: Guard, *, bad: bool) -> None:
         if guard.line is not None:
@@ -291,6 +323,7 @@ class Launcher:
         self._loop.stop()
 
     def _maybe_leave(self) -> None:
+        self._drop_spare()  # nobody has started anything for a while
         if self._guards:
             self._idle = self._loop.after(IDLE, self._maybe_leave)
             return
@@ -311,24 +344,6 @@ class Launcher:
         finally:
             os.close(lock)
         self._loop.stop()
-
-
-def _become_monitor(name: str, keep: set[int], work: Callable[[], None]) -> NoReturn:
-    """In the child: forget that we were the launcher. Exit code 0 means: all done, nothing to adopt."""
-    code = _CRASHED
-    try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.setsid()
-        libc.close_all_but(keep | {0, 1, 2})
-        process.set_title(f"wharf-monitor {name}")
-        process.set_subreaper()
-        work()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
 
 
 def main(listener_fd: int, run: str, build: str) -> None:
@@ -354,6 +369,7 @@ def main(listener_fd: int, run: str, build: str) -> None:
     cgroups.detect()
     can_fork_into()
     boot_id()
+    process.argument_area()
     # What is alive now is shared with every monitor: the collector must never touch (and so copy) it.
     gc.collect()
     gc.freeze()

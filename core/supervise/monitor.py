@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from core import cgroups
@@ -83,8 +84,7 @@ class Monitor:
             self.rundir.save_launch(self.launch)
             if attach is not None:
                 self.pump.add(attach, stdin=self.launch.stdin_open, lossless=True)
-            self._bring_up(reply, None)
-            self.open_control()
+            self._bring_up(reply, None, meanwhile=self.open_control)
             self.start_health()
             # The state before the answer: whoever is told that it runs can also see it.
             self.save()
@@ -149,8 +149,15 @@ class Monitor:
             pass
 
     # -- processes
-    def _bring_up(self, cancel: socket.socket | None, timeout: float | None) -> None:
-        """Cgroup, streams, first process up to its exec. :raises WharfError: :raises OSError:"""
+    def _bring_up(
+        self, cancel: socket.socket | None, timeout: float | None, meanwhile: Callable[[], None] | None = None
+    ) -> None:
+        """Cgroup, streams, first process up to its exec.
+
+        :param meanwhile: done while the child sets itself up, on another processor
+        :raises WharfError:
+        :raises OSError:
+        """
         launch, rundir = self.launch, self.rundir
         assert rundir is not None
         linux = self.config["linux"]
@@ -165,7 +172,7 @@ class Monitor:
         finally:
             for fd in stdio or ():
                 os.close(fd)
-        child.wait(cancel, timeout)
+        child.wait(cancel, timeout, meanwhile)
         self.pidfd, self.child = child.pidfd, True
         self.kept["pidfd"] = child.pidfd
         if child.master is not None:

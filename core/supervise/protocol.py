@@ -37,7 +37,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from core.errors import Unavailable
 from core.model.container import Healthcheck, LogOptions, RestartPolicy
@@ -85,7 +85,14 @@ class Launch:
     attributes: dict[str, str] = field(default_factory=dict)
 
     def to_plain(self) -> Message:
-        return asdict(self)
+        # Not `asdict`: its deep copies cost more than all the rest of a message.
+        health = self.healthcheck
+        return {
+            **vars(self),
+            "log": vars(self.log),
+            "restart": vars(self.restart),
+            "healthcheck": None if health is None else vars(health),
+        }
 
     @classmethod
     def from_plain(cls, data: Message) -> Launch:

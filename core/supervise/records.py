@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from core.kernel import process
@@ -60,13 +60,13 @@ def boot_id() -> str:
 def write_state(run_dir: str, state: RunState) -> None:
     """Replace state.json: readers see the old or the new one, never a part."""
     path = os.path.join(run_dir, STATE)
-    _write(path + ".new", asdict(state), durable=False)
+    _write(path + ".new", vars(state), durable=False)
     os.rename(path + ".new", path)
 
 
 def write_exit(path: str, record: ExitRecord) -> None:
     """Replace exit.json so that it survives a power cut: content, then name, then folder."""
-    _write(path + ".new", asdict(record), durable=True)
+    _write(path + ".new", vars(record), durable=True)
     os.rename(path + ".new", path)
     folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     os.fsync(folder)

@@ -65,8 +65,11 @@ class RunDir:
 
     def save_launch(self, launch: Launch) -> None:
         """For a monitor that has to take over."""
-        with open(self.file(LAUNCH), "w") as file:
-            json.dump(launch.to_plain(), file)
+        fd = os.open(self.file(LAUNCH), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, json.dumps(launch.to_plain()).encode())
+        finally:
+            os.close(fd)
 
     def remove(self) -> None:
         """Remove the folder and let go of the lock. An engine may have removed it before (it saw the exit record)."""

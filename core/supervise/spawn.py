@@ -76,13 +76,22 @@ class Child:
         os.close(self.pidfd)
         return status
 
-    def wait(self, cancel: socket.socket | None, timeout: float | None) -> None:
+    def wait(
+        self, cancel: socket.socket | None, timeout: float | None, meanwhile: Callable[[], None] | None = None
+    ) -> None:
         """Follow it to the exec.
 
         :param cancel: the start is given up when this socket hangs up
         :param timeout: seconds; None: for ever
+        :param meanwhile: what its parent has to do anyway
         :raises WharfError: it failed and is gone
         """
+        if meanwhile is not None:
+            try:
+                meanwhile()
+            except BaseException:
+                self.destroy()
+                raise
         poll = select.poll()
         poll.register(self.line, select.POLLIN)
         if cancel is not None:
