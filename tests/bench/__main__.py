@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.bench import bench_follow, bench_pull, bench_run, bench_screen, bench_start
 from tests.bench.measure import Row, table
-from tests.bench.place import Docker, Place, Podman, Wharf, bring_images, journaled_disk, sh
+from tests.bench.place import HOUSE, Docker, Place, Podman, Wharf, bring_images, journaled_disk, sh
 
 BENCHES = {
     "start": bench_start.run,
@@ -35,6 +35,16 @@ def _where() -> str:
         f"{time.strftime('%Y-%m-%d')}, Linux {kernel}, {os.cpu_count()} CPUs, {memory:.0f} GB, "
         f"Python {platform.python_version()}, ext4 with a journal. Peers: {'; '.join(versions)}. Medians."
     )
+
+
+def _publish(text: str) -> None:
+    """Keep the results, and show them in the README between its two marks."""
+    Path(__file__).with_name("results.md").write_text(text, encoding="utf-8")
+    readme = HOUSE / "README.md"
+    before, begin, rest = readme.read_text(encoding="utf-8").partition("<!-- bench -->\n")
+    _, end, after = rest.partition("<!-- /bench -->")
+    if begin and end:
+        readme.write_text(f"{before}{begin}{text}{end}{after}", encoding="utf-8")
 
 
 def main() -> int:
@@ -64,7 +74,7 @@ def main() -> int:
     text = f"{_where()}\n\n{table(rows)}\n"
     print(text)
     if names == list(BENCHES):
-        Path(__file__).with_name("results.md").write_text(text, encoding="utf-8")
+        _publish(text)
     return 0
 
 
