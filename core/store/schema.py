@@ -12,7 +12,8 @@ wharf.db (durable, ``synchronous=FULL``)::
     ├─ tag(reference)            full reference → image
     └─ repo_digest(reference)    repository@digest → image
     layer(id)                    an unpacked layer, by its diffID; by its chainID where its archive leaves out parent
-                                 directories (implied=1). durable=1 once synced, else made again after a power cut (boot_id)
+                                 directories (implied=1). durable=1 once synced, else made again after a power cut
+                                 (boot_id)
     blob(digest)                 a blob that is kept: manifests and configurations
 
 run.db (volatile, ``synchronous=OFF``; thrown away when the host has booted since)::

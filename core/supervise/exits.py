@@ -14,6 +14,7 @@ from core.store.paths import Instance
 from core.supervise import sockets
 from core.supervise.protocol import CHUNK
 
+_PATIENCE = 5.0  # seconds a monitor may take to say what it wants
 _COUNT = itertools.count()  # a process may hold several engines
 
 
@@ -26,6 +27,7 @@ class EngineSocket:
     def __init__(self, inst: Instance, handler: Callable[[str], Awaitable[None]]) -> None:
         self._path = inst.engines / f"{os.getpid()}.{next(_COUNT)}.sock"
         self._handler = handler
+        self._accepting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         self._sock.setblocking(False)
@@ -33,19 +35,20 @@ class EngineSocket:
     async def start(self) -> None:
         sockets.bind(self._sock, str(self._path))
         self._sock.listen(1024)
-        self._run(self._accept())
+        self._accepting = asyncio.create_task(self._accept(), name="exits")
 
     async def close(self) -> None:
         """Let the work at hand finish; monitors that come later find another engine or clean up themselves."""
         self._path.unlink(missing_ok=True)
+        if self._accepting is not None:
+            # Before the socket is closed: the event loop still watches its descriptor.
+            self._accepting.cancel()
+            await asyncio.gather(self._accepting, return_exceptions=True)
         self._sock.close()
-        for task in list(self._tasks):
-            if task.get_name() == "accept":
-                task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _run(self, work: Coroutine[object, object, None], name: str = "accept") -> None:
-        task = asyncio.create_task(work, name=name)
+    def _run(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work, name="exited")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -53,14 +56,15 @@ class EngineSocket:
         loop = asyncio.get_running_loop()
         while True:
             sock, _ = await loop.sock_accept(self._sock)
-            self._run(self._serve(sock), "exited")
+            self._run(self._serve(sock))
 
     async def _serve(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         with sock:
             try:
-                message = json.loads(await loop.sock_recv(sock, CHUNK))
+                async with asyncio.timeout(_PATIENCE):
+                    message = json.loads(await loop.sock_recv(sock, CHUNK))
                 await self._handler(str(message["id"]))
                 await loop.sock_sendall(sock, b'{"ok": true}')
-            except (OSError, ValueError, KeyError, WharfError):
+            except (OSError, ValueError, KeyError, TimeoutError, WharfError):
                 return  # without an answer the monitor turns to the next engine, or to the one-shot clean-up
