@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
 from pathlib import Path
 
@@ -61,6 +63,7 @@ def write(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...]) -> 
     )
 
 
+@functools.cache
 def cleanup_argv(inst: Instance) -> tuple[str, ...]:
     """The command line of ``ops/cleanup.py``; the monitor appends the container's id."""
     home = str(Path(__file__).resolve().parents[2])
@@ -87,6 +90,15 @@ def _seconds(value: object, default: float) -> float:
     return float(value) * _NS if isinstance(value, (int, float)) and value else default
 
 
+def _rewrite(path: Path, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        os.fchmod(fd, 0o644)  # whatever our umask
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
 def _etc_files(folder: Path, record: Record, endpoints: tuple[EndpointInfo, ...]) -> dict[str, str]:
     """Write hosts, resolv.conf and hostname; container path → host path."""
     spec, end = record.spec, endpoints[0] if endpoints else EndpointInfo("")
@@ -103,6 +115,5 @@ def _etc_files(folder: Path, record: Record, endpoints: tuple[EndpointInfo, ...]
     }
     for name, text in texts.items():
         # Rewritten in place: a restarted container's bind mount keeps showing the file.
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o644)
+        _rewrite(folder / name, text)
     return {f"/etc/{name}": str(folder / name) for name in texts}

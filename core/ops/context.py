@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass, field
 
 from core.cgroups import Sampler
@@ -82,10 +82,17 @@ class Context:
     hub: Hub
     sampler: Sampler
     undos: Mapping[str, Undo] = field(default_factory=dict)
+    _behind: set[asyncio.Task[None]] = field(default_factory=set)
 
     def tell(self, kind: str, action: str, oid: str, **attributes: str) -> None:
         """Publish a change to every open engine."""
         changes.append(self.inst.events, kind, action, oid, **attributes)
+
+    def behind(self, work: Coroutine[None, None, None]) -> None:
+        """Have ``work`` done while nobody waits; :meth:`close` sees it finished."""
+        task = asyncio.create_task(work)
+        self._behind.add(task)
+        task.add_done_callback(self._behind.discard)
 
     def cgroup(self, cid: str) -> str:
         """The container's cgroup, relative to each hierarchy's root."""
@@ -93,6 +100,7 @@ class Context:
 
     async def close(self) -> None:
         """Let go of everything; containers run on."""
+        await asyncio.gather(*self._behind, return_exceptions=True)
         await self.hub.close()
         await self.net.close()
         await self.images.close()

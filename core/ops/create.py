@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import shutil
 import sqlite3
 import stat
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,22 +43,23 @@ async def create(ctx: Context, spec: ContainerSpec) -> Container:
     record = Record(cid, spec.name, image.id, time.time(), spec, config, Saved(State.CREATED))
     async with Journal(ctx.inst, "create", cid, ctx.undos) as journal:
         journal.step("create.undo", cid)
-        await asyncio.to_thread(_make_folders, ctx, cid, record)
-        # The row last: from here on the container exists, whole.
         record = await _insert(ctx, record)
     ctx.tell("container", "create", cid, name=record.name, image=spec.image)
     return records.snapshot(ctx, record)
 
 
 async def _insert(ctx: Context, record: Record) -> Record:
-    """Add the row, under the name asked for or one that is free."""
+    """Make the folders and add the row, under the name asked for or one that is free."""
+    # The row last: from there on the container exists, whole.
+    first: Callable[[], None] | None = functools.partial(_make_folders, ctx, record.id, record)
     while True:
         named = record if record.name else replace(record, name=make_name())
         named = replace(named, spec=replace(named.spec, name=named.name))
         try:
-            await records.insert(ctx, named)
+            await records.insert(ctx, named, first)
             return named
         except sqlite3.IntegrityError:
+            first = None  # they are there
             if not record.name:
                 continue
             holder = await records.find(ctx, record.name)

@@ -22,7 +22,8 @@ async def discard(ctx: Context, record: Record) -> None:
     drop_lock_file(ctx.inst, record.id)
     ctx.tell("container", "destroy", record.id, name=record.name, image=record.spec.image)
     if away:
-        await asyncio.to_thread(shutil.rmtree, away, ignore_errors=True)
+        # Nobody waits for it: what a crash leaves in the trash is deleted by `recover`.
+        ctx.behind(asyncio.to_thread(shutil.rmtree, away, ignore_errors=True))
 
 
 def rename_away(inst: Instance, folder: Path) -> Path | None:

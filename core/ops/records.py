@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -92,13 +93,9 @@ async def find(ctx: Context, ref: str) -> Record:
     db = ctx.store.disk
     name = ref.removeprefix("/")
 
-    def work() -> list[Row]:
-        found = db.read("SELECT * FROM container WHERE name = ? OR id = ?", (name, ref))
-        if not found and _ID.match(ref):
-            found = db.read("SELECT * FROM container WHERE id GLOB ?", (ref + "*",))
-        return found
-
-    rows = await db.run(work)
+    rows = db.peek("SELECT * FROM container WHERE name = ? OR id = ?", (name, ref))
+    if not rows and _ID.match(ref):
+        rows = db.peek("SELECT * FROM container WHERE id GLOB ?", (ref + "*",))
     if not rows:
         raise NotFound(f"no such container: {ref}", fix="`wharf ps -a` lists them")
     if len(rows) > 1:
@@ -107,9 +104,10 @@ async def find(ctx: Context, ref: str) -> Record:
     return _decode(rows[0])
 
 
-async def insert(ctx: Context, record: Record) -> None:
+async def insert(ctx: Context, record: Record, first: Callable[[], None] | None = None) -> None:
     """Add a row.
 
+    :param first: done before it, in the same thread
     :raises sqlite3.IntegrityError: the name is taken
     :raises NotFound: the image has been removed meanwhile
     """
@@ -117,6 +115,8 @@ async def insert(ctx: Context, record: Record) -> None:
     texts = (_dump(record.spec), _dump(record.config), _dump(record.saved))
 
     def work() -> None:
+        if first is not None:
+            first()
         with ctx.store.disk.write() as con:
             if not con.execute("SELECT 1 FROM image WHERE id = ?", (record.image,)).fetchone():
                 raise NotFound(f"no such image: {record.spec.image}", "it has just been removed", "Pull it again")

@@ -56,7 +56,8 @@ async def release(ctx: Context, cid: str) -> None:
     except (WharfError, OSError) as error:
         failed.append(error)
     try:
-        await asyncio.to_thread(cgroups.remove, ctx.cgroup(cid))
+        if cgroups.exists(ctx.cgroup(cid)):  # its monitor has removed it, unless that was killed
+            await asyncio.to_thread(cgroups.remove, ctx.cgroup(cid))
     except (WharfError, OSError) as error:
         failed.append(error)
     ctx.sampler.forget(ctx.cgroup(cid))

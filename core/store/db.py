@@ -40,7 +40,7 @@ def translate(error: sqlite3.Error, path: Path) -> WharfError:
 
 
 class Database:
-    """One SQLite file; one connection guarded by a lock, so that any thread may use it."""
+    """One SQLite file; a connection guarded by a lock, so that any thread may use it, and one for :meth:`peek`."""
 
     def __init__(self, path: Path, migrations: Sequence[str], *, durable: bool) -> None:
         self.path = path
@@ -55,6 +55,9 @@ class Database:
             self._con.execute(f"PRAGMA synchronous={'FULL' if durable else 'OFF'}")
             self._con.execute("PRAGMA foreign_keys=ON")
             self._migrate(migrations)
+            self._peeker = sqlite3.connect(path, isolation_level=None, timeout=BUSY_MS / 1000)
+            self._peeker.row_factory = sqlite3.Row
+            self._peeker.execute("PRAGMA query_only=ON")
         except sqlite3.Error as error:
             raise translate(error, path) from error
 
@@ -107,6 +110,17 @@ class Database:
             except sqlite3.Error as error:
                 raise translate(error, self.path) from error
 
+    def peek(self, sql: str, args: Sequence[object] = ()) -> list[Row]:
+        """All rows of one quick query, as of the last commit; only for the thread that opened the database.
+
+        A reader of its own never waits for a writer (WAL), nor for its fsync: the event loop may ask without a hop to
+        another thread, which costs several times as much as the query (40 µs).
+        """
+        try:
+            return self._peeker.execute(sql, args).fetchall()
+        except sqlite3.Error as error:
+            raise translate(error, self.path) from error
+
     async def run(self, work: Callable[[], T]) -> T:
         """Do ``work`` (reads and writes) in the database's thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -114,6 +128,7 @@ class Database:
     def close(self) -> None:
         """Wait for work under way, then close."""
         self._thread.shutdown(wait=True)
+        self._peeker.close()
         with self._lock:
             self._con.close()
 

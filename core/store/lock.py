@@ -7,11 +7,14 @@ import contextlib
 import fcntl
 import os
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from core.errors import Timeout
 from core.store.paths import Instance
+
+_TURNS: weakref.WeakValueDictionary[tuple[int, str], asyncio.Lock] = weakref.WeakValueDictionary()
 
 
 def _open(path: Path) -> int:
@@ -47,21 +50,39 @@ async def object_lock(inst: Instance, key: str, timeout: float = 120.0) -> Async
     """
     path = inst.run / "locks" / key
     end = time.monotonic() + timeout
+    # Those of this event loop come in turn and are woken at once; the file tells only other processes apart.
+    turn = _TURNS.setdefault((id(asyncio.get_running_loop()), str(path)), asyncio.Lock())
+    try:
+        await asyncio.wait_for(turn.acquire(), timeout) if turn.locked() else await turn.acquire()
+    except TimeoutError:
+        raise _busy(key, timeout) from None
+    try:
+        fd = await _acquire(path, key, timeout, end)
+        try:
+            yield
+        finally:
+            os.close(fd)
+    finally:
+        turn.release()
+
+
+async def _acquire(path: Path, key: str, timeout: float, end: float) -> int:
     pause = 0.001
     while (fd := _try(path)) is None:
         if time.monotonic() > end:
-            raise Timeout(
-                f"{key[:12]} is busy",
-                f"another wharf process has worked on it for {timeout:.0f} s",
-                "Look for it with `ps`, or try again later",
-                object_id=key,
-            )
+            raise _busy(key, timeout)
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, 0.02)
-    try:
-        yield
-    finally:
-        os.close(fd)
+    return fd
+
+
+def _busy(key: str, timeout: float) -> Timeout:
+    return Timeout(
+        f"{key[:12]} is busy",
+        f"another wharf process has worked on it for {timeout:.0f} s",
+        "Look for it with `ps`, or try again later",
+        object_id=key,
+    )
 
 
 def drop_lock_file(inst: Instance, key: str) -> None:
