@@ -65,7 +65,7 @@ def _running(container: Container) -> bool:
     return container.state is State.RUNNING
 
 
-def _container_actions() -> Iterable[Action]:
+def _container_everyday() -> Iterable[Action]:
     group = "Container"
     yield Action(
         "container.log", "Log", "l", CONTAINERS, containers.show_log, "Go to the log.", group, footer=2, when=_there
@@ -98,6 +98,10 @@ def _container_actions() -> Iterable[Action]:
     yield Action(
         "container.restart", "Restart", "r", ONE, containers.restart, "Stop and start.", group, footer=5, when=_live
     )
+
+
+def _container_others() -> Iterable[Action]:
+    group = "Container"
     yield Action(
         "container.pause",
         "Pause or go on",
@@ -278,7 +282,8 @@ def _app_actions() -> Iterable[Action]:
 
 
 ACTIONS: tuple[Action, ...] = (
-    *_container_actions(),
+    *_container_everyday(),
+    *_container_others(),
     *_image_actions(),
     *_list_actions(),
     *_log_actions(),
