@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # `typing` itself takes as long to import as all else that stands before the first frame
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -28,8 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     splashed = os.environ.get("TERM", "dumb") not in ("", "dumb")
     if splashed:
         _splash()  # before any further import: those of `env` alone take as long as the frame may
+    import gc
+
     from tui import env
 
+    gc.disable()  # importing makes nothing but what stays; the workspace turns it on again after its first lists
     terminal = env.detect()
     refused = env.refusal(terminal)
     if refused is not None:

@@ -143,7 +143,7 @@ def _container_others() -> Iterable[Action]:
         "a",
         ONE,
         containers.attach,
-        "Its own terminal, on the whole screen; ctrl+p ctrl+q lets go.",
+        "Its own terminal (ctrl+p ctrl+q lets go) or its output (ctrl+c).",
         group,
         when=_running,
     )
@@ -211,7 +211,6 @@ def _image_actions() -> Iterable[Action]:
         ALL,
         images.demo,
         "Make a small image from this host and start containers that show everything.",
-        group,
     )
 
 
@@ -271,6 +270,7 @@ def _log_actions() -> Iterable[Action]:
 def _app_actions() -> Iterable[Action]:
     yield Action("app.help", "Help", "?", ALL, view.show_help, "All keys.", footer=90)
     yield Action("app.palette", "Commands", ":", ALL, view.palette, "Everything by name.", footer=80, word="command")
+    yield Action("app.jobs", "Jobs", "J", ALL, view.show_jobs, "Pulls, loads and the like: progress, cancel.")
     yield Action("app.theme", "Theme", "T", ALL, view.choose_theme, "Choose the colours; remembered.")
     yield Action("app.zoom", "Zoom", "z", ALL, view.zoom, "The focused panel alone, or all again.")
     yield Action("app.back", "Back", "escape", ALL, view.back, "Out of the detail, filter or zoom.")

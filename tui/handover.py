@@ -1,7 +1,8 @@
 """Hand the whole terminal to a container's session, and take it back.
 
 The workstation is suspended meanwhile: the terminal is in raw mode, so ctrl+c, ctrl+z and the like reach the process
-inside. A session without a terminal of its own (attach to plain streams) is shown line by line; ctrl+c leaves it.
+inside. A session without a terminal of its own (attach to plain streams) goes line by line, edited and echoed by the
+terminal as in any program that reads lines; ctrl+c leaves it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from core.errors import CommandNotExecutable, CommandNotFound, NotFound, WharfEr
 from core.model import ExecSpec
 
 DETACH = b"\x10\x11"  # ctrl+p ctrl+q, Docker's own
-CTRL_C = b"\x03"
 SHELLS = ("bash", "ash", "sh")
 
 
@@ -70,15 +70,19 @@ class Bridge:
 
     def __init__(self, session: Session, *, detach: bytes = DETACH) -> None:
         self._session = session
-        self._detach = _Detach(detach if session.tty else CTRL_C)
-        self._typed: asyncio.Queue[bytes] = asyncio.Queue()
+        self._detach = _Detach(detach)
+        self._typed: asyncio.Queue[bytes | None] = asyncio.Queue()  # None: ctrl+c
         self._sizes: set[asyncio.Task[None]] = set()
 
     async def run(self) -> WharfError | None:
         """Copy until the end. Returns an error and does not raise it: the caller must take the terminal back first."""
         loop = asyncio.get_running_loop()
-        saved = termios.tcgetattr(0)
-        tty.setraw(0)
+        saved, interrupt = termios.tcgetattr(0), signal.getsignal(signal.SIGINT)
+        if self._session.tty:
+            tty.setraw(0)
+        else:
+            _set_lines()
+            loop.add_signal_handler(signal.SIGINT, self._typed.put_nowait, None)
         loop.add_reader(0, self._readable)
         loop.add_signal_handler(signal.SIGWINCH, self._resized)
         try:
@@ -92,6 +96,9 @@ class Bridge:
             # Textual puts its own handler for SIGWINCH back when it resumes.
             loop.remove_signal_handler(signal.SIGWINCH)
             loop.remove_reader(0)
+            if not self._session.tty:
+                loop.remove_signal_handler(signal.SIGINT)
+                signal.signal(signal.SIGINT, interrupt)
             termios.tcsetattr(0, termios.TCSADRAIN, saved)
             with contextlib.suppress(WharfError, OSError):
                 await self._session.close()
@@ -111,25 +118,27 @@ class Bridge:
 
     def _readable(self) -> None:
         typed = os.read(0, 65536)
-        if not typed:
-            asyncio.get_running_loop().remove_reader(0)
+        if not typed and self._session.tty:
+            asyncio.get_running_loop().remove_reader(0)  # the terminal went away
         self._typed.put_nowait(typed)
 
     async def _input(self) -> None:
-        while typed := await self._typed.get():
+        while (typed := await self._typed.get()) is not None:
+            if not typed:
+                if self._session.tty:
+                    return
+                await self._session.close_stdin()  # ctrl+d on an empty line; what it still writes is shown
+                continue
             wanted, leave = self._detach.feed(typed)
             if wanted:
-                await self._session.write(wanted if self._session.tty else wanted.replace(b"\r", b"\n"))
+                await self._session.write(wanted)
             if leave:
                 return
 
     async def _output(self) -> None:
         while (chunk := await self._session.read()) is not None:
-            data = chunk[1]
-            if not self._session.tty:
-                data = data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")  # raw mode returns no carriage by itself
             # Off the event loop: a slow link must not keep the keys (ctrl+c) from being read.
-            await asyncio.to_thread(_write_all, data)
+            await asyncio.to_thread(_write_all, chunk[1])
 
     def _resized(self) -> None:
         if not self._session.tty:
@@ -145,6 +154,17 @@ class Bridge:
             task.exception()  # seen: a session that has just ended cannot be resized, and need not be
 
 
+def _set_lines() -> None:
+    """The terminal reads lines. ctrl+z and ctrl+\\ do nothing: both would end or stop the workstation."""
+    mode = termios.tcgetattr(0)
+    mode[0] |= termios.ICRNL
+    mode[1] |= termios.OPOST | termios.ONLCR
+    mode[3] |= termios.ICANON | termios.ECHO | termios.ECHOE | termios.ISIG | termios.IEXTEN
+    for key in (termios.VSUSP, termios.VQUIT):
+        mode[6][key] = b"\x00"  # _POSIX_VDISABLE of Linux, termios(3)
+    termios.tcsetattr(0, termios.TCSADRAIN, mode)
+
+
 def _write_all(data: bytes) -> None:
     left = memoryview(data)
     while left:
@@ -152,6 +172,10 @@ def _write_all(data: bytes) -> None:
 
 
 def announce(title: str, way_back: str) -> None:
-    """One quiet line above the session: where the user is, and how to come back."""
+    """One quiet line at the top: where the user is, and how to come back.
+
+    What stood on the terminal is scrolled away and not erased: it can still be scrolled back to.
+    """
+    sys.stdout.write("\n" * (os.get_terminal_size(0).lines - 1) + "\x1b[H")
     sys.stdout.write(f"\x1b[2m── {title} · {way_back} ──\x1b[0m\r\n")
     sys.stdout.flush()

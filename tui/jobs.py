@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Watcher = Callable[[PullProgress], None]
+KEPT = 20  # jobs that have ended stay in the list, so many of them
+_keys = itertools.count(1)
 
 
 @dataclass
@@ -30,6 +33,12 @@ class Job:
     done: int = 0
     total: int = 0
     state: str = "running"  # running, done, failed, cancelled
+    error: str = ""  # why it failed
+    quiet: bool = False  # takes a moment only: not in the list of jobs
+    can_cancel: bool = False
+    progress: PullProgress | None = None  # of a pull or load: its last state
+    ended: float = 0.0  # on the clock of ``began``; 0: under way
+    key: str = field(default_factory=lambda: str(next(_keys)))
     task: asyncio.Task[None] | None = None
 
     def cancel(self) -> None:
@@ -44,11 +53,17 @@ class Jobs:
     def __init__(self, app: App[Any]) -> None:
         self._app = app
         self._jobs: list[Job] = []
+        self._ending = False
 
     @property
     def running(self) -> list[Job]:
         """Those under way, oldest first."""
         return [job for job in self._jobs if job.state == "running"]
+
+    @property
+    def shown(self) -> list[Job]:
+        """What a list of jobs shows: those under way and the last that ended, oldest first."""
+        return [job for job in self._jobs if not job.quiet]
 
     def run(
         self,
@@ -58,15 +73,20 @@ class Jobs:
         then: Callable[[T], None] | None = None,
         failed: Callable[[WharfError], None] | None = None,
         done: str = "",
+        quiet: bool = False,
+        can_cancel: bool = False,
     ) -> Job:
         """Start ``work``; its :class:`WharfError` becomes a notification.
 
         :param then: called with the result
         :param failed: called instead of the notification
         :param done: notification where it went well
+        :param quiet: not in the list of jobs
+        :param can_cancel: the user may stop it half-way
         """
-        job = Job(title)
-        self._jobs = [*self.running, job]
+        job = Job(title, quiet=quiet, can_cancel=can_cancel)
+        ended = [each for each in self.shown if each.ended][:-KEPT]
+        self._jobs = [*(each for each in self._jobs if each not in ended and not (each.quiet and each.ended)), job]
         job.task = asyncio.create_task(self._guard(job, work, then, failed, done), name=f"job {title}")
         # A job that takes no time shows nothing: the status line is told after a moment.
         self._app.set_timer(0.25, self.changed)
@@ -74,15 +94,16 @@ class Jobs:
 
     async def end(self) -> None:
         """Cancel all and wait until the engine has undone what was half done."""
+        self._ending = True
         tasks = [job.task for job in self.running if job.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def changed(self) -> None:
-        """Tell the status line (messages still queued are replaced)."""
-        if self._app.screen_stack:
-            self._app.screen_stack[0].post_message(JobsChanged())
+        """Tell the status line and the list of jobs (messages still queued are replaced)."""
+        for screen in self._app.screen_stack:
+            screen.post_message(JobsChanged())
 
     async def _guard(
         self,
@@ -101,17 +122,19 @@ class Jobs:
                 then(result)
         except asyncio.CancelledError:
             job.state = "cancelled"
+            if not self._ending:
+                text.notify(self._app, f"{job.title}: cancelled", timeout=3)
         except WharfError as error:
-            job.state = "failed"
+            job.state, job.error = "failed", "\n".join(part for part in (error.what, error.why, error.fix) if part)
             if failed is not None:
                 failed(error)
             else:
                 text.notify_error(self._app, error, title=job.title)
         except Exception as error:  # a bug must not end the workstation: it is told and kept in a file
-            job.state = "failed"
+            job.state, job.error = "failed", f"{type(error).__name__}: {error}"
             self._bug(job, error)
         finally:
-            self._jobs = self.running
+            job.ended = time.monotonic()
             self.changed()
 
     def _bug(self, job: Job, error: Exception) -> None:
@@ -150,6 +173,7 @@ class Jobs:
             if now - shown < 0.1 and last.image is None:
                 continue
             shown = now
+            job.progress = last
             job.done = sum(layer.done for layer in last.layers)
             job.total = sum(layer.total for layer in last.layers)
             if watch is not None:

@@ -56,6 +56,18 @@ def _quiet(data: dict[str, str]) -> dict[str, str]:
     return {"text-muted": Color.parse(back).blend(Color.parse(front), 0.62).hex}
 
 
+def find_theme(name: str) -> Theme | None:
+    """The theme of that name, the user's own before a shipped one; ``None`` where there is none.
+
+    :raises ValueError: what is wrong with it, in words
+    """
+    for folder in (config_dir() / "themes", shipped_dir()):
+        path = folder / f"{name}.toml"
+        if "/" not in name and path.is_file():
+            return read_theme(path)
+    return None
+
+
 def load_themes() -> tuple[list[Theme], list[str]]:
     """All themes, the user's own replacing shipped ones of the same name, and what was wrong with the others."""
     found: dict[str, Theme] = {}

@@ -182,7 +182,7 @@ async def test_only_dirty_rows_are_rendered() -> None:
 
 
 async def test_another_textual_version_renders_stock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("textual.__version__", "9.0.0")
+    monkeypatch.setattr("tui.render.app.KNOWN_TEXTUAL", "9.0.0")
     app = Sample()
     async with app.run_test():
         assert not app.diffing

@@ -80,7 +80,7 @@ def run(desk: Workspace, spec: ContainerSpec) -> None:
             made = await desk.engine.create(spec)
         return await desk.engine.start(made.id)
 
-    desk.jobs.run(f"run {spec.image}", work, then=lambda made: desk.choose(made.id))
+    desk.jobs.run(f"run {spec.image}", work, then=lambda made: desk.choose(made.id), can_cancel=True)
 
 
 def demo(desk: Workspace) -> None:
@@ -91,4 +91,4 @@ def demo(desk: Workspace) -> None:
             job.title = f"demo: {line}"
             desk.jobs.changed()
 
-    desk.jobs.run("demo", work, done="The demo runs. Look around; d removes a container.")
+    desk.jobs.run("demo", work, done="The demo runs. Look around; d removes a container.", can_cancel=True)

@@ -26,6 +26,13 @@ def palette(desk: Workspace) -> None:
     open_palette(desk)
 
 
+def show_jobs(desk: Workspace) -> None:
+    """What is under way."""
+    from tui.screens.jobs import JobsScreen
+
+    desk.app.push_screen(JobsScreen(desk.jobs))
+
+
 def choose_theme(desk: Workspace) -> None:
     """The list of themes; the one under the cursor is shown at once."""
     from tui.screens.settings import ThemeScreen
@@ -118,7 +125,7 @@ def inspect(desk: Workspace) -> None:
     if key is None:
         text.notify(desk, "nothing is chosen", severity="warning", timeout=3)
         return
-    desk.jobs.run("inspect", lambda job: desk.engine.inspect(key), then=desk.show_inspect)
+    desk.jobs.run("inspect", lambda job: desk.engine.inspect(key), then=desk.show_inspect, quiet=True)
 
 
 # -- log ----------------------------------------------------------------------------------------------------------

@@ -72,13 +72,14 @@ class FetchScreen(Dialog[None]):
         self._error.display = False
         self._input.disabled = True
         self._progress.display = True
-        self.query_one("#box").border_subtitle = text.safe("Esc hide, it goes on · ctrl+x cancel")
+        self.query_one("#box").border_subtitle = text.safe("Esc hide, it goes on (J shows it) · ctrl+x cancel")
         self.set_focus(None)
         self._job = self._jobs.run(
             f"{self.VERB} {source}",
             lambda job: self._jobs.progress(job, self.steps(source), self._watch),
             then=self._done,
             failed=self._failed,
+            can_cancel=True,
         )
 
     def _watch(self, progress: PullProgress) -> None:
@@ -98,6 +99,7 @@ class FetchScreen(Dialog[None]):
             return
         self._input.disabled = False
         self._progress.display = False
+        self.query_one("#box").border_subtitle = text.safe(self.KEYS_TEXT)
         self._say("\n".join(part for part in (error.what, error.why, error.fix) if part))
         self._input.focus()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
@@ -43,7 +44,6 @@ SETTLE = 0.08  # seconds that the cursor rests before the log of its container i
 class Workspace(Screen[None]):
     """Owns the panes, the ticker and the jobs; handlers get it as their *desk*."""
 
-    CSS_PATH = "workspace.tcss"
     BINDINGS: ClassVar = [*bindings_for(None)]
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
 
@@ -122,6 +122,10 @@ class Workspace(Screen[None]):
         for pane in self.panes.values():
             pane.receive(self.snapshot)
         self._show_keys()
+        if self.snapshot.listed and not gc.isenabled():
+            # Off since the start (`__main__`). What there is now stays: collections need not look at it again.
+            gc.freeze()
+            gc.enable()
 
     # -- panels -----------------------------------------------------------------------------------------------------
 
@@ -216,7 +220,7 @@ class Workspace(Screen[None]):
             else:
                 log.close()  # the cursor has moved on meanwhile
 
-        self.jobs.run("log", lambda job: self.engine.open_log(chosen), then=opened)
+        self.jobs.run("log", lambda job: self.engine.open_log(chosen), then=opened, quiet=True)
 
     def container(self) -> Container | None:
         """The container in view."""
@@ -249,7 +253,9 @@ class Workspace(Screen[None]):
     @on(StatusBar.Pressed)
     def _key_pressed(self, message: StatusBar.Pressed) -> None:
         shown = self._offered()
-        if 0 <= message.index < len(shown):
+        if message.index < 0:  # what stands at the right are the jobs
+            self.perform("app.jobs")
+        elif message.index < len(shown):
             self.perform(shown[message.index].id)
 
     def _show_keys(self) -> None:
@@ -270,14 +276,15 @@ class Workspace(Screen[None]):
 
     @on(JobsChanged)
     def _show_jobs(self) -> None:
-        running = self.jobs.running
+        running = [job for job in self.jobs.running if not job.quiet]
         if not running:
             self._footer.set_right("")
             return
         job = running[0]
         how_far = f"{bar(job.done / job.total, 6)} " if job.total else ""
         more = f" +{len(running) - 1}" if len(running) > 1 else ""
-        self._footer.set_right(text.safe(f"{how_far}{text.fit(job.title, 30).rstrip()}{more} "))
+        key = self.keymap.label("app.jobs")
+        self._footer.set_right(text.safe(f"{key} jobs  {how_far}{text.fit(job.title, 30).rstrip()}{more} "))
 
     def ask(self, question: str, lost: list[str], verb: str, yes: Callable[[], object]) -> None:
         """Ask before something is lost; ``yes`` is called where the user agrees."""
@@ -301,7 +308,8 @@ class Workspace(Screen[None]):
 
     def set_theme(self, name: str) -> None:
         """Another theme, remembered."""
-        self.app.theme = name
+        if name in self.theme_names:
+            self.app.theme = name
         try:
             remember_theme(name)
         except OSError as error:
@@ -317,7 +325,7 @@ class Workspace(Screen[None]):
             way_back = "exit or ctrl+d leaves" if session.tty and "shell" in title else "ctrl+p ctrl+q leaves"
             await self._bridge(session, title, way_back if session.tty else "ctrl+c leaves; it runs on")
 
-        self.jobs.run(title, work)
+        self.jobs.run(title, work, quiet=True)
 
     async def _bridge(self, session: Session, title: str, way_back: str) -> None:
         self.ticker.pause()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from textual import on
-from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal
 from textual.message import Message
@@ -53,13 +52,9 @@ class FilterBar(Horizontal):
         super().__init__(name=name, id=id, classes=classes)
         self._purpose = ""
         self._sign = Static("", markup=False)
-        # A blinking cursor would repaint twice a second for ever.
         self._input = Input(select_on_focus=False)
+        # A blinking cursor would repaint twice a second for ever.
         self._input.cursor_blink = False
-
-    def compose(self) -> ComposeResult:
-        yield self._sign
-        yield self._input
 
     @property
     def purpose(self) -> str:
@@ -76,6 +71,8 @@ class FilterBar(Horizontal):
     def open(self, purpose: str, text: str = "", *, prefix: str = "/", hint: str = "") -> None:
         """Show the bar with ``text`` in it and take the keys."""
         self._purpose = purpose
+        if not self._input.is_attached:  # on first use: the first paint does without
+            self.mount(self._sign, self._input)
         self._sign.update(safe(prefix))
         with self.prevent(Input.Changed):
             self._input.value = clean(text)

@@ -24,7 +24,7 @@ class StatusBar(LineWidget, can_focus=False):
     """
 
     class Pressed(Message):
-        """A click on the entry with this index."""
+        """A click on the entry with this index (-1: on the words at the right)."""
 
         def __init__(self, bar: StatusBar, index: int) -> None:
             super().__init__()
@@ -85,3 +85,6 @@ class StatusBar(LineWidget, can_focus=False):
         for index, first, end in self._places:
             if spot is not None and first <= spot.x < end:
                 self.post_message(self.Pressed(self, index))
+                return
+        if spot is not None and self._right[0] and spot.x >= self.size.width - width(self._right[0]) - 1:
+            self.post_message(self.Pressed(self, -1))
