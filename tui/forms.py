@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-import os
-import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,13 +10,12 @@ from typing import TypeVar
 from core.errors import InvalidArgument
 from core.model import ContainerSpec, Mount, PortMapping, Resources, RestartPolicy
 from core.names import check_name
+from core.options import parse_ports, parse_volume, split_env
 from core.units import parse_size
 
 T = TypeVar("T")
 
 RESTARTS = ("no", "on-failure", "unless-stopped", "always")
-_ENV_NAME = re.compile(r"^[^\s=][^=]*$")
-_MOUNT_OPTIONS = frozenset("ro rw z Z nocopy rprivate private rshared shared rslave slave".split())
 
 
 @dataclass(frozen=True)
@@ -30,58 +26,6 @@ class Result:
     errors: dict[str, str]
 
 
-def _number(word: str, what: str, low: int) -> int:
-    if not word.isascii() or not word.isdigit() or not low <= int(word) <= 65535:
-        raise InvalidArgument(f"{what} {word!r} is not a port", f"a port is a number from {low} to 65535")
-    return int(word)
-
-
-def parse_port(word: str) -> PortMapping:
-    """Docker's ``[[ip:][host]:]container[/protocol]``.
-
-    :raises InvalidArgument: it is not one
-    """
-    rest, slash, protocol = word.partition("/")
-    protocol = protocol if slash else "tcp"
-    if protocol not in ("tcp", "udp"):
-        raise InvalidArgument(f"port {word!r} has no known protocol", "it is tcp or udp")
-    address, host = "", ""
-    if rest.startswith("["):
-        address, _, rest = rest[1:].partition("]:")
-        host, _, rest = rest.rpartition(":")
-    elif rest.count(":") == 2:
-        address, host, rest = rest.split(":")
-    elif ":" in rest:
-        host, _, rest = rest.rpartition(":")
-    if address:
-        try:
-            ipaddress.ip_address(address)
-        except ValueError:
-            raise InvalidArgument(f"port {word!r} has no IP address first", f"{address!r} is none") from None
-    container = _number(rest, "container port", 1)
-    return PortMapping(container, _number(host, "host port", 0) if host else 0, protocol, address)
-
-
-def parse_mount(word: str) -> Mount:
-    """Docker's ``source:target[:options]``; a source with a slash in front is a folder of the host, else a volume.
-
-    :raises InvalidArgument: it is not one
-    """
-    parts = word.split(":")
-    if len(parts) not in (2, 3) or not parts[0] or not parts[1].startswith("/"):
-        raise InvalidArgument(f"mount {word!r} is not understood", "it is like /srv/data:/data or data:/data:ro")
-    options = tuple(parts[2].split(",")) if len(parts) == 3 else ()
-    unknown = [option for option in options if option not in _MOUNT_OPTIONS]
-    if unknown:
-        raise InvalidArgument(f"mount {word!r} has unknown options", ", ".join(unknown))
-    source = os.path.expanduser(parts[0])
-    kind = "bind" if source.startswith("/") else "volume"
-    if kind == "volume":
-        check_name(source)
-    kept = tuple(option for option in options if option not in ("ro", "rw"))
-    return Mount(kind, source, parts[1], "ro" in options, kept)
-
-
 def _words(line: str) -> list[str]:
     try:
         return shlex.split(line)
@@ -89,12 +33,19 @@ def _words(line: str) -> list[str]:
         raise InvalidArgument("a quote is not closed", str(error)) from None
 
 
+def _ports(line: str) -> tuple[PortMapping, ...]:
+    return tuple(port for word in _words(line) for port in parse_ports(word))
+
+
+def _mounts(line: str) -> tuple[Mount, ...]:
+    return tuple(parse_volume(word) for word in _words(line))
+
+
 def _env(line: str) -> tuple[str, ...]:
     words = _words(line)
     for word in words:
-        key, equals, _ = word.partition("=")
-        if not equals or not _ENV_NAME.match(key):
-            raise InvalidArgument(f"environment {word!r} is not understood", "it is like KEY=value or KEY='two words'")
+        if split_env(word)[1] is None:  # on a command line it would take the shell's value; a form has none
+            raise InvalidArgument(f"environment {word!r} has no value", "it is like KEY=value or KEY='two words'")
     return tuple(words)
 
 
@@ -156,9 +107,9 @@ def build_spec(values: Mapping[str, str], flags: Mapping[str, bool]) -> Result:
         image=values.get("image", "").strip(),
         name=reader.read("name", check_name, ""),
         command=command or None,
-        ports=reader.read("ports", lambda line: tuple(parse_port(word) for word in _words(line)), ()),
+        ports=reader.read("ports", _ports, ()),
         env=reader.read("env", _env, nothing),
-        mounts=reader.read("mounts", lambda line: tuple(parse_mount(word) for word in _words(line)), ()),
+        mounts=reader.read("mounts", _mounts, ()),
         network=values.get("network", "").strip() or "bridge",
         user=values.get("user", "").strip(),
         working_dir=values.get("workdir", "").strip(),

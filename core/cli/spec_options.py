@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from core.cli.command import Arguments, Parser, flag, many
-from core.cli.spec_values import parse_mount, parse_ports, parse_tmpfs, parse_volume
 from core.errors import InvalidArgument
 from core.model import ContainerSpec, Healthcheck, LogOptions, Mount, PortMapping, Resources, RestartPolicy
+from core.options import parse_mount, parse_ports, parse_tmpfs, parse_volume, split_env
 from core.units import parse_duration, parse_size
 
 
@@ -168,10 +168,8 @@ def environment(words: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:
     """``KEY=VALUE`` of files and options; a ``KEY`` alone takes our own value, and is left out where we have none."""
     found: dict[str, str] = {}
     for word in [*_lines(files, "--env-file"), *words]:
-        key, equals, value = word.partition("=")
-        if not key or " " in key:
-            raise InvalidArgument(f"invalid environment variable {word!r}", "its name is empty or has a space in it")
-        if equals:
+        key, value = split_env(word)
+        if value is not None:
             found[key] = value
         elif key in os.environ:
             found[key] = os.environ[key]

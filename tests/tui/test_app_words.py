@@ -12,7 +12,7 @@ from core.model import ContainerSpec, Healthcheck, HostSample, Mount, PortMappin
 from tui import settings
 from tui.equivalent import docker_run
 from tui.filters import matches, needle
-from tui.forms import build_spec, parse_mount, parse_port
+from tui.forms import build_spec
 from tui.snapshot import Rates
 from tui.theming import load_themes, read_theme, shipped_dir
 
@@ -51,33 +51,13 @@ def test_needle_is_the_first_plain_word() -> None:
     assert needle("!x") == ""
 
 
-@pytest.mark.parametrize(
-    ("word", "port"),
-    [
-        ("80", PortMapping(80)),
-        ("8080:80", PortMapping(80, 8080)),
-        (":80", PortMapping(80)),
-        ("127.0.0.1:5353:53/udp", PortMapping(53, 5353, "udp", "127.0.0.1")),
-        ("127.0.0.1::53", PortMapping(53, 0, "tcp", "127.0.0.1")),
-        ("[::1]:8080:80", PortMapping(80, 8080, "tcp", "::1")),
-    ],
-)
-def test_port(word: str, port: PortMapping) -> None:
-    assert parse_port(word) == port
-
-
-@pytest.mark.parametrize("word", ["", "x", "0", "70000", "80/icmp", "a:80", "host:80:80", "1:2:3:4", "-1:80", "８０"])
-def test_bad_port(word: str) -> None:
-    with pytest.raises(InvalidArgument):
-        parse_port(word)
-
-
-def test_mounts() -> None:
-    assert parse_mount("/srv/a:/a:ro") == Mount("bind", "/srv/a", "/a", True)
-    assert parse_mount("data:/var/lib") == Mount("volume", "data", "/var/lib")
-    for word in ("/a", "a:b", ":/x", "/a:/b:zz", "a b:/x"):
-        with pytest.raises(InvalidArgument):
-            parse_mount(word)
+def test_form_reads_ports_and_mounts_as_the_command_line_does() -> None:
+    result = build_spec({"image": "x", "ports": "8080:80 [::1]::53/udp", "mounts": "/srv/a:/a:ro data:/b"}, {})
+    assert result.errors == {}
+    assert result.spec.ports == (PortMapping(80, 8080), PortMapping(53, 0, "udp", "::1"))
+    assert result.spec.mounts == (Mount("bind", "/srv/a", "/a", True), Mount("volume", "data", "/b"))
+    wrong = build_spec({"image": "x", "ports": "80/icmp", "mounts": "a:b", "env": "=1"}, {})
+    assert set(wrong.errors) == {"ports", "mounts", "env"}
 
 
 def test_form_gathers_all_errors_and_keeps_the_rest() -> None:

@@ -16,7 +16,7 @@ HOUSE = Path(__file__).resolve().parents[2]
 # Lowest first. A room may import itself and every lower rank; rooms of one rank never import each other.
 RANKS: list[set[str]] = [
     {"core", "core.errors", "core.model", "core.units", "core.names"},
-    {"core.engine"},
+    {"core.engine", "core.options"},
     {"core.kernel"},
     {"core.store"},
     {"core.runtime", "core.cgroups", "core.images", "core.net", "core.volumes", "core.logs"},
@@ -27,7 +27,7 @@ RANKS: list[set[str]] = [
 ]
 WORDS = RANKS[0]
 FACES = {"core.cli", "tui"}
-FOR_FACES = (WORDS | {"core.engine"}) - {"core"}
+FOR_FACES = (WORDS | {"core.engine", "core.options"}) - {"core"}
 
 # `open_engine` is the one door from the protocol to what implements it; `tui.__main__` is the one from the command
 # to the command line, which is where `wharf` with arguments goes.
@@ -37,7 +37,7 @@ NAMESPACES = {"backports"}  # packages that hold several distributions, none of 
 
 # What the launcher, the monitor and the one-shot clean-up import: they run as `python -I -S`, without site-packages.
 STDLIB_ONLY = ["core.kernel", "core.runtime", "core.cgroups", "core.logs", "core.supervise", "core.net", "core.store"]
-STDLIB_ONLY += ["core.errors", "core.model", "core.units", "core.names", "core.engine"]
+STDLIB_ONLY += ["core.errors", "core.model", "core.units", "core.names", "core.options", "core.engine"]
 
 
 def sources(*folders: str) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich.segment import Segment
@@ -46,16 +46,12 @@ def paint_header(palette: Palette, slots: Sequence[Slot], sort: tuple[str, bool]
 
 def paint_row(palette: Palette, slots: Sequence[Slot], look: Look, row: Row, needle: str, total: int) -> Strip:
     """One row in ``total`` cells, ``needle`` (folded) highlighted."""
-    backdrop, extra = "", ""
-    if look.cursor:
-        backdrop = "primary-muted" if look.focused else "boost"
-        if palette.background.ansi is not None:  # the terminal's own colours cannot be blended
-            backdrop, extra = "", " reverse" if look.focused else " underline"
+    dress, backdrop = _dress(palette, look)
     style, signs = palette.style, glyphs()
-    base = style(row.style + extra, backdrop)
+    base = style(dress(row.style), backdrop)
     segments = [
-        Segment(signs.cursor if look.cursor else " ", style("primary bold" + extra, backdrop)),
-        Segment((signs.mark if look.marked else " ") + " ", style("accent bold" + extra, backdrop)),
+        Segment(signs.cursor if look.cursor else " ", style(dress("primary bold"), backdrop)),
+        Segment((signs.mark if look.marked else " ") + " ", style(dress("accent bold"), backdrop)),
     ]
     at = GUTTER
     for slot in slots:
@@ -65,11 +61,11 @@ def paint_row(palette: Palette, slots: Sequence[Slot], look: Look, row: Row, nee
         words = (cell.style or row.style) if isinstance(cell, Cell) else row.style
         text, drawn = _contents(cell, slot)
         if needle and needle in (low := folded(text)):
-            segments += _matches(palette, text, low, needle, words + extra, backdrop)
+            segments += _matches(palette, text, low, needle, dress(words), backdrop)
         else:
-            segments.append(Segment(text, style(words + extra, backdrop)))
+            segments.append(Segment(text, style(dress(words), backdrop)))
         if drawn:
-            segments.append(Segment(drawn, style(words + extra, backdrop)))
+            segments.append(Segment(drawn, style(dress(words), backdrop)))
         at = slot.x + slot.width
     edge = total - SCROLLBAR
     if edge > at:
@@ -77,6 +73,19 @@ def paint_row(palette: Palette, slots: Sequence[Slot], look: Look, row: Row, nee
     sign, words = look.scroll
     segments.append(Segment(sign, style(words)))
     return Strip(segments).adjust_cell_length(total, base)
+
+
+def _dress(palette: Palette, look: Look) -> tuple[Callable[[str], str], str]:
+    """What the line does to the style words of its cells, and the colour behind them."""
+    if not look.cursor:
+        return lambda words: words, ""
+    if palette.background.ansi is None:
+        return lambda words: words, "primary-muted" if look.focused else "boost"
+    # The terminal's own colours cannot be blended, and of two of them nobody knows whether one can be read on the
+    # other: the whole line is of one colour, the one pair that the theme has for it.
+    if look.focused:
+        return lambda words: "block-cursor-foreground" + " bold" * ("bold" in words), "block-cursor-background"
+    return lambda words: words + " underline", ""
 
 
 def _contents(cell: str | Cell, slot: Slot) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The small languages within options: ports, volumes, mounts."""
+"""The small languages that people write in options and forms: ports, volumes, mounts, environment variables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 
 from core.errors import InvalidArgument
 from core.model import Mount, PortMapping
-from core.names import make_id
+from core.names import check_name, make_id
 
 _IGNORED = frozenset({"z", "Z", "nocopy", "cached", "delegated", "consistent"})  # have no meaning here, or no effect
 _PORT = re.compile(r"(?:(?P<ip>\[[^\]]*\]|[^:\[\]]*):(?=.*:))?(?:(?P<host>[^:]*):)?(?P<box>[^:/]+)(?:/(?P<proto>\w+))?")
@@ -68,7 +68,7 @@ def parse_volume(text: str) -> Mount:
     rest = tuple(word for word in options if word not in ("ro", "rw"))
     if source.startswith(("/", ".", "~")):
         return _checked(text, Mount("bind", _host_path(source), target, read_only, rest))
-    return _checked(text, Mount("volume", source, target, read_only, rest))
+    return _checked(text, Mount("volume", check_name(source), target, read_only, rest))
 
 
 def _host_path(text: str) -> str:
@@ -79,6 +79,21 @@ def _checked(text: str, mount: Mount) -> Mount:
     if not mount.target.startswith("/"):
         raise InvalidArgument(f"invalid mount {text!r}", f"the target {mount.target!r} is not an absolute path")
     return mount
+
+
+def split_env(text: str) -> tuple[str, str | None]:
+    """Name and value of ``KEY=VALUE``; the value of ``KEY`` alone is ``None``.
+
+    :raises InvalidArgument: there is no name, or white space in it
+    """
+    key, equals, value = text.partition("=")
+    if not key or any(character.isspace() for character in key):
+        raise InvalidArgument(
+            f"invalid environment variable {text!r}",
+            "its name is empty or has a space in it",
+            "Write it like KEY=value",
+        )
+    return key, value if equals else None
 
 
 def parse_tmpfs(text: str) -> Mount:
