@@ -222,8 +222,9 @@ async def test_odd_configurations_do_no_harm(engine: Engine, tmp_path: Path, kin
         box = await engine.create(ContainerSpec(ref, publish_all=True))
         await asyncio.wait_for(engine.start(box.id), 10)
         session = await engine.exec(box.id, ExecSpec(("true",)))
-        assert await session.wait() == 0
+        code = await session.wait()
         await session.close()
+        assert code == 0
         assert (await engine.stop(box.id, timeout=0.1)).exit_code is not None
     except errors.WharfError as error:
         complaint = error
@@ -245,9 +246,9 @@ async def test_health_checks_of_an_image_leave_the_host_some_time(engine: Engine
     await asyncio.sleep(2)
     session = await engine.exec(box.id, ExecSpec(("sh", "-c", "wc -l < /count || echo 0")))
     chunk = await session.read()
+    await session.close()
     assert chunk is not None
     assert int(chunk[1].split()[0]) <= 20
-    await session.close()
 
 
 async def test_labels_of_ours_are_dropped(engine: Engine, tmp_path: Path) -> None:
