@@ -1,13 +1,15 @@
 """``wharf``: without arguments the workstation, else the command line.
 
-The order is for the first paint: a frame is written before anything large is imported, the engine opens next, and
-Textual (160 ms) comes last.
+The order is for the first paint: a frame is written before anything large is imported, the engine opens next and its
+containers are written, and Textual (a third of the time until the workspace stands) comes last.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+
+from tui import splash
 
 TYPE_CHECKING = False  # `typing` itself takes as long to import as all else that stands before the first frame
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _without_terminal()
     splashed = os.environ.get("TERM", "dumb") not in ("", "dumb")
     if splashed:
-        _splash()  # before any further import: those of `env` alone take as long as the frame may
+        splash.opening()  # before any further import: those of `env` alone take as long as the frame may
     import gc
 
     from tui import env
@@ -48,15 +50,10 @@ def _without_terminal() -> int:
     return command_line(["demo"]) or command_line(["ps"])
 
 
-def _splash() -> None:
-    """The first frame, on the alternate screen that Textual will take over."""
-    os.write(1, f"\x1b[?1049h\x1b[?25l\x1b[2J\x1b[H\x1b[1m wharf\x1b[0m  {os.uname().nodename}   opening...".encode())
-
-
 def _fail(words: str, code: int, splashed: bool = True) -> int:
     """Give the terminal back as it was, and say in one line why nothing opens."""
     if splashed:
-        os.write(1, b"\x1b[2J\x1b[?1049l\x1b[?25h")
+        splash.withdraw()
     print("wharf:", " ".join(words.split()), file=sys.stderr)
     return code
 
@@ -84,6 +81,7 @@ async def _run(terminal: Terminal) -> int:
 
     engine = await open_engine()
     try:
+        splash.listed(await engine.containers(), unicode=terminal.unicode)
         from tui.app import WharfApp
 
         app = WharfApp(engine, terminal)

@@ -25,7 +25,10 @@ class WharfApp(RenderApp[None]):
     NOTIFICATION_TIMEOUT = 5
 
     def __init__(self, engine: Engine, terminal: Terminal | None = None) -> None:
-        super().__init__()
+        # Without colours Textual must take them away and not turn them into greys, which is black on black here.
+        super().__init__(ansi_color=True if os.environ.get("NO_COLOR") is not None else None)
+        if terminal is not None and not terminal.unicode:
+            text.use_glyphs(text.ASCII)
         chosen = settings.load()
         keymap = build(chosen.keys, chosen.keymap)
         self.engine = engine

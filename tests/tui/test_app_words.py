@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import InvalidArgument
 from core.model import ContainerSpec, Healthcheck, HostSample, Mount, PortMapping, Resources, RestartPolicy, Sample
 from tui import settings
 from tui.equivalent import docker_run

@@ -92,6 +92,7 @@ class Workspace(Screen[None]):
         self.jobs = Jobs(self.app)
         self.ticker = Ticker(self.engine, self._publish, self._complain, self._wanted)
         self.containers.welcome(self.keymap)
+        self.set_class(not text.glyphs().unicode, "-ascii")
         self.ticker.start()
         self.focus_panel("containers")
         for problem in self.app.problems:

@@ -32,6 +32,11 @@ class Palette:
             self._variables, self._background, self._foreground = variables, background, foreground
 
     @property
+    def colourless(self) -> bool:
+        """True where colours are not shown (NO_COLOR): what they say must be said by attributes."""
+        return self._widget.app.no_color
+
+    @property
     def background(self) -> Color:
         return self._background
 

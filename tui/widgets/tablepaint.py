@@ -79,6 +79,8 @@ def _dress(palette: Palette, look: Look) -> tuple[Callable[[str], str], str]:
     """What the line does to the style words of its cells, and the colour behind them."""
     if not look.cursor:
         return lambda words: words, ""
+    if palette.colourless:
+        return lambda words: words + (" reverse" if look.focused else " underline"), ""
     if palette.background.ansi is None:
         return lambda words: words, "primary-muted" if look.focused else "boost"
     # The terminal's own colours cannot be blended, and of two of them nobody knows whether one can be read on the
@@ -97,7 +99,8 @@ def _contents(cell: str | Cell, slot: Slot) -> tuple[str, str]:
 
 
 def _matches(palette: Palette, text: str, low: str, needle: str, words: str, backdrop: str) -> list[Segment]:
-    style, match = palette.style(words, backdrop), palette.style(MATCH)
+    style = palette.style(words, backdrop)
+    match = palette.style("bold underline" if palette.colourless else MATCH)
     segments: list[Segment] = []
     at = 0
     while (found := low.find(needle, at)) >= 0:
