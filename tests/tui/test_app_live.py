@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import re
+import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -14,10 +17,12 @@ from textual.widgets import Input
 
 from core.engine import Engine
 from core.model import Container, ContainerSpec, State
+from tests.registry import push, registry
 from tui.app import WharfApp
 from tui.screens.confirm import ConfirmScreen
 from tui.screens.help import HelpScreen
 from tui.screens.inspect import InspectScreen
+from tui.screens.jobs import JobsScreen
 from tui.screens.pull import LoadScreen, PullScreen
 from tui.screens.run_form import RunScreen
 from tui.screens.settings import ThemeScreen
@@ -58,10 +63,11 @@ async def until(pilot: Pilot[None], true: Callable[[], bool], seconds: float = 8
 
 
 def shown(app: App[None]) -> str:
-    """The screen's text."""
-    height = app.size.height
-    lines = app.screen._compositor.render_strips()
-    return "\n".join("".join(segment.text for segment in line) for line in lines[:height])
+    """The screen's text, a line each, taken out of Textual's picture of it."""
+    lines: dict[float, str] = {}
+    for y, words in re.findall(r'<text[^>]* y="([\d.]+)"[^>]*>([^<]*)</text>', app.export_screenshot(simplify=True)):
+        lines[float(y)] = lines.get(float(y), "") + html.unescape(words).replace("\xa0", " ")
+    return "\n".join(lines[y] for y in sorted(lines))
 
 
 async def test_nothing_there_offers_what_to_do(engine: Engine) -> None:
@@ -119,6 +125,53 @@ async def test_stop_start_pause_and_remove(engine: Engine, sleeper: Container) -
         assert await engine.containers() == []
 
 
+async def test_pull_shows_failures_and_brings_the_image(engine: Engine, archive: Path, tmp_path: Path) -> None:
+    app = WharfApp(engine)
+    with registry(tmp_path / "registry") as host:
+        push(f"oci-archive:{archive}", f"{host}/box:test")
+        async with app.run_test(size=(120, 30)) as pilot:
+            await until(pilot, lambda: app.desk.snapshot.listed)
+            await pilot.press("P")
+            await until(pilot, lambda: isinstance(app.screen, PullScreen))
+            for source, words in (
+                (f"{host}/box:other", "no such image"),
+                ("127.0.0.1:9/box", "cannot be reached"),
+                (f"{host}/box@sha256:{'0' * 64}", "no such image"),
+                (f"{host}/BOX", "invalid"),
+            ):
+                app.screen.query_one("#source", Input).value = source
+                await pilot.press("enter")
+                await until(pilot, lambda words=words: words in shown(app))  # type: ignore[misc]
+            assert await engine.images() == []
+            app.screen.query_one("#source", Input).value = f"{host}/box:test"
+            await pilot.press("enter")
+            await until(pilot, lambda: app.screen is app.desk and len(app.desk.snapshot.images) == 1)
+            await pilot.press("J")
+            await until(pilot, lambda: isinstance(app.screen, JobsScreen) and "failed" in shown(app))
+            assert f"pull {host}/box:test" in shown(app)
+
+
+async def test_hidden_pull_is_found_again_and_cancelled(engine: Engine) -> None:
+    """A registry that accepts and never answers: the pull hangs until it is cancelled, and leaves nothing."""
+    app = WharfApp(engine)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        async with app.run_test(size=(120, 30)) as pilot:
+            await until(pilot, lambda: app.desk.snapshot.listed)
+            await pilot.press("P")
+            await until(pilot, lambda: isinstance(app.screen, PullScreen))
+            app.screen.query_one("#source", Input).value = f"{host}/slow"
+            await pilot.press("enter", "escape")
+            await until(pilot, lambda: app.screen is app.desk and "J jobs" in shown(app))
+            await pilot.press("J")
+            await until(pilot, lambda: isinstance(app.screen, JobsScreen) and "running" in shown(app))
+            await pilot.press("x")
+            await until(pilot, lambda: "cancelled" in shown(app))
+            await pilot.press("escape")
+            await until(pilot, lambda: app.screen is app.desk and "J jobs" not in shown(app))
+    assert await engine.images() == []
+
+
 async def test_change_by_another_engine_shows_at_once(engine: Engine, sleeper: Container) -> None:
     app = WharfApp(engine)
     async with app.run_test(size=(120, 30)) as pilot:
@@ -148,14 +201,14 @@ async def test_run_form_runs(engine: Engine, busybox_image: str) -> None:
 
 async def test_name_taken_is_told_with_its_fix(engine: Engine, sleeper: Container, busybox_image: str) -> None:
     app = WharfApp(engine)
-    async with app.run_test(size=(120, 30)) as pilot:
+    async with app.run_test(size=(120, 30), notifications=True) as pilot:
         await until(pilot, lambda: bool(app.desk.snapshot.images))
         await pilot.press("n")
         await until(pilot, lambda: isinstance(app.screen, RunScreen))
         app.screen.query_one("#field-image", Input).value = busybox_image
         app.screen.query_one("#field-name", Input).value = "sleeper"
         await pilot.press("enter")
-        await until(pilot, lambda: len(app._notifications) > 0)
+        await until(pilot, lambda: "is taken" in shown(app) and "choose another name" in shown(app))
         assert "Traceback" not in shown(app)
         assert len(await engine.containers()) == 1
 
@@ -191,12 +244,12 @@ async def test_inspect_theme_and_help(engine: Engine, sleeper: Container, tmp_pa
 
 async def test_missing_shell_of_a_stopped_container_is_said(engine: Engine, sleeper: Container) -> None:
     app = WharfApp(engine)
-    async with app.run_test(size=(120, 30)) as pilot:
+    async with app.run_test(size=(120, 30), notifications=True) as pilot:
         await until(pilot, lambda: app.desk.chosen == sleeper.id)
         await pilot.press("s")
         await until(pilot, lambda: "exit" in shown(app), 15)
         await pilot.press("e")
-        await until(pilot, lambda: any("start it first" in str(n.message) for n in app._notifications))
+        await until(pilot, lambda: "start it first" in shown(app))
 
 
 async def test_still_screen_writes_nothing(engine: Engine, busybox_image: str) -> None:
