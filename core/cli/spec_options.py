@@ -134,7 +134,7 @@ def build_spec(args: Arguments) -> ContainerSpec:
         read_only=args.read_only,
         cap_add=tuple(args.cap_add),
         cap_drop=tuple(args.cap_drop),
-        security_opt=tuple(args.security_opt),
+        security_opt=tuple(_security_option(word) for word in args.security_opt),
         sysctls=dict(_pair(word, "--sysctl") for word in args.sysctl),
         ulimits=tuple(args.ulimit),
         dns=tuple(args.dns),
@@ -150,6 +150,12 @@ def _pair(word: str, option: str) -> tuple[str, str]:
     if not key or not equals:
         raise InvalidArgument(f"invalid {option} {word!r}", "it must be NAME=VALUE")
     return key, value
+
+
+def _security_option(word: str) -> str:
+    """A profile's path is one of our folder; the engine has another."""
+    name, _, value = word.replace(":", "=", 1).partition("=")
+    return f"seccomp={Path(value).absolute()}" if name == "seccomp" and value not in ("", "unconfined") else word
 
 
 def _lines(files: Iterable[str], option: str) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,12 @@ from core.runtime.user import USER_ANNOTATION, check_user
 INIT_ANNOTATION = "io.wharfinger.init"
 _NAMESPACED_SYSCTLS = ("kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.", "net.")
 _PERIOD = 100_000  # microseconds: the kernel's default CPU period
+_SECURITY: dict[str, tuple[str, ...]] = {  # option → its values; none listed: a path
+    "no-new-privileges": ("", "true", "false", "1", "0"),
+    "seccomp": (),
+    "systempaths": ("unconfined",),
+}
+_SYSCTL = re.compile(r"[a-z][a-zA-Z0-9_-]*(\.[a-zA-Z0-9_-]+)+")
 _RESERVED = ("/proc", "/sys", "/dev", "/dev/pts", "/dev/console")
 
 
@@ -96,12 +103,13 @@ def exec_process(spec: ExecSpec, config: Json) -> Json:
     """
     own = cast(Json, config["process"])
     annotations = cast("dict[str, str]", config.get("annotations", {}))
+    check_env(spec.env)
     process: Json = {
         **own,
         "terminal": spec.tty,
         "args": list(spec.argv),
         "env": _merge_env(cast("list[str]", own["env"]), spec.env, tty=spec.tty),
-        "cwd": spec.working_dir or own["cwd"],
+        "cwd": _working_dir(spec.working_dir) if spec.working_dir else own["cwd"],
         "user": _user(spec.user) if spec.user else own["user"],
         "annotations": {USER_ANNOTATION: spec.user or annotations.get(USER_ANNOTATION, "")},
     }
@@ -148,19 +156,37 @@ def _user(text: str) -> Json:
 def _working_dir(path: str) -> str:
     if not path.startswith("/"):
         raise InvalidArgument(f"invalid working directory {path!r}", "it is not absolute", "Begin it with /")
-    return os.path.normpath(path)
+    return clean_path(path)
+
+
+def clean_path(path: str) -> str:
+    """``path`` without ``.``, ``..`` and doubled slashes; ``normpath`` keeps two at the front, as POSIX allows."""
+    return "/" + os.path.normpath(path).lstrip("/") if path.startswith("/") else os.path.normpath(path)
 
 
 def _merge_env(base: Sequence[str], more: Sequence[str], *, tty: bool) -> list[str]:
-    """Later entries win; a name without ``=`` takes the caller's value, and is dropped where there is none."""
+    """Later entries win. A name without ``=`` is dropped: an image must not ask for the value that *we* have of it."""
     merged: dict[str, str] = {"TERM": "xterm"} if tty else {}
     for entry in (*base, *more):
         name, equals, value = entry.partition("=")
-        if equals:
+        if equals and name:
             merged[name] = value
-        elif name in os.environ:
-            merged[name] = os.environ[name]
     return [f"{name}={value}" for name, value in merged.items()]
+
+
+def check_env(env: Sequence[str]) -> None:
+    """Each must be ``NAME=VALUE``. A bare name is expanded where the user's own environment is: by the faces.
+
+    :raises InvalidArgument:
+    """
+    for entry in env:
+        name, equals, _ = entry.partition("=")
+        if not name or not equals or "\0" in entry:
+            raise InvalidArgument(
+                f"invalid environment variable {entry[:100]!r}",
+                "it holds a zero byte" if "\0" in entry else "it is not NAME=VALUE",
+                "Write it like DEBUG=1",
+            )
 
 
 def _capability_sets(names: Sequence[str]) -> Json:
@@ -198,16 +224,26 @@ def _capability(name: str) -> str:
 
 
 def _security_options(spec: ContainerSpec) -> dict[str, str]:
-    """``no-new-privileges``, ``seccomp=…``, ``apparmor=…``, ``systempaths=unconfined``."""
-    known = ("no-new-privileges", "seccomp", "systempaths")
+    """``no-new-privileges``, ``seccomp=…``, ``systempaths=unconfined``. :raises InvalidArgument:"""
     options: dict[str, str] = {}
     for text in spec.security_opt:
         name, _, value = text.replace(":", "=", 1).partition("=")
+        if name not in _SECURITY:
+            raise InvalidArgument(
+                f"unsupported security option {text!r}", f"known are {', '.join(_SECURITY)}", "Leave it out"
+            )
+        if _SECURITY[name] and value not in _SECURITY[name]:
+            # A word half understood would leave the container with less protection than asked for, or with more.
+            raise InvalidArgument(
+                f"invalid security option {text!r}",
+                f"{name} takes {', '.join(word for word in _SECURITY[name] if word)}",
+                "Write it so",
+            )
         if name == "no-new-privileges" and value in ("false", "0"):
             continue
-        if name not in known:
+        if name == "seccomp" and value != "unconfined" and not value.startswith("/"):
             raise InvalidArgument(
-                f"unsupported security option {text!r}", f"known are {', '.join(known)}", "Leave it out"
+                f"invalid security option {text!r}", "it names no absolute path", "Write seccomp=/path/to/profile.json"
             )
         options[name] = value
     return options
@@ -219,10 +255,10 @@ def _mounts(spec: ContainerSpec, etc_files: Mapping[str, str], volumes: Mapping[
         for mount in mounts:
             options = cast("list[str]", mount["options"])
             mount["options"] = [option for option in options if option != "ro"]
-    named = {os.path.normpath(mount.target) for mount in spec.mounts}
+    named = {clean_path(mount.target) for mount in spec.mounts}
     mounts = [mount for mount in mounts if mount["destination"] not in named]
     # Fewest components first: /data before /data/cache, whatever order the user gave.
-    for wanted in sorted(spec.mounts, key=lambda mount: os.path.normpath(mount.target).count("/")):
+    for wanted in sorted(spec.mounts, key=lambda mount: clean_path(mount.target).count("/")):
         mounts.append(_mount(wanted, volumes))
     for target, source in etc_files.items():
         if target not in named:
@@ -231,7 +267,7 @@ def _mounts(spec: ContainerSpec, etc_files: Mapping[str, str], volumes: Mapping[
 
 
 def _mount(mount: Mount, volumes: Mapping[str, str]) -> Json:
-    target = os.path.normpath(mount.target)
+    target = clean_path(mount.target)
     if target in _RESERVED or target.startswith("/proc/") or not target.startswith("/") or target == "/":
         # Something else on /proc would receive what init writes there (CVE-2019-16884, CVE-2023-27561).
         raise InvalidArgument(
@@ -291,13 +327,15 @@ def _seccomp(profile_path: str, capabilities: list[str]) -> dict[str, object]:
 
 
 def _sysctls(wanted: Mapping[str, str], netns: str) -> dict[str, str]:
-    for name in wanted:
-        if not name.startswith(_NAMESPACED_SYSCTLS) or ".." in name or "/" in name:
+    for name, value in wanted.items():
+        if not name.startswith(_NAMESPACED_SYSCTLS) or not _SYSCTL.fullmatch(name):
             raise InvalidArgument(
                 f"cannot set sysctl {name}", "it belongs to the whole host, not to a namespace", "Set it on the host"
             )
         if name.startswith("net.") and netns == "host":
             raise InvalidArgument(f"cannot set sysctl {name}", "the container uses the host's network", "Drop it")
+        if "\0" in value or "\n" in value:
+            raise InvalidArgument(f"cannot set sysctl {name}", "its value has more than one line", "Give one word")
     return dict(wanted)
 
 
