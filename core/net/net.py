@@ -173,14 +173,14 @@ class Net:
         digest = hashlib.sha256(f"{self._host.inst.root}\0{name}".encode()).hexdigest()
         return Network(id=digest, name=name, driver="host" if name == "host" else "null", created=created)
 
-    async def recover(self, live: Collection[str], pids: Mapping[str, int] | None = None) -> list[str]:
+    async def recover(self, live: Collection[str] | None, pids: Mapping[str, int] | None = None) -> list[str]:
         """Make kernel and database equal: release what belongs to containers that are not in ``live``, and make again
         what live ones lack. Says what it did, one line each.
 
-        :param live: ids of containers that run, or are being started by somebody
+        :param live: ids of containers that run, or are being started by somebody; None: all that have an address
         :param pids: a process of each running container, by id; without one a lost veth pair stays lost
         """
-        known, processes = frozenset(live), dict(pids or {})
+        known, processes = None if live is None else frozenset(live), dict(pids or {})
 
         def work() -> list[str]:
             with step("recover the networks"):

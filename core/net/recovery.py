@@ -13,10 +13,11 @@ from core.net import links, pools
 from core.net.host import Host
 
 
-def recover(host: Host, live: Collection[str], pids: Mapping[str, int]) -> list[str]:
+def recover(host: Host, live: Collection[str] | None, pids: Mapping[str, int]) -> list[str]:
     """See :meth:`core.net.net.Net.recover`. Goes on after a failure; the last line then tells of it."""
     done: list[str] = []
-    _release_dead(host, live, done)
+    if live is not None:
+        _release_dead(host, live, done)
     _delete_orphans(host, done)
     for network_id in host.attached():
         try:

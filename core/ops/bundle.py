@@ -7,15 +7,14 @@ import os
 import sys
 from pathlib import Path
 
-from core.model import ContainerSpec, EndpointInfo, Healthcheck
+from core.model import EndpointInfo
 from core.net import names
 from core.ops.context import Context
+from core.ops.health import effective
 from core.ops.records import Record
 from core.runtime import spec as oci
 from core.store.paths import Instance
 from core.supervise.protocol import Launch
-
-_NS = 1e-9  # the image's durations are nanoseconds (image-spec, config.md)
 
 
 def write(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...]) -> Launch:
@@ -56,7 +55,7 @@ def write(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...]) -> 
         stdin_open=spec.stdin_open,
         log=spec.log,
         restart=spec.restart,
-        healthcheck=healthcheck(spec, record.config.image.healthcheck),
+        healthcheck=effective(spec.healthcheck, record.config.image.healthcheck),
         seccomp=filter_path,
         cleanup=cleanup_argv(inst),
         attributes={"name": record.name, "image": spec.image},
@@ -69,25 +68,6 @@ def cleanup_argv(inst: Instance) -> tuple[str, ...]:
     home = str(Path(__file__).resolve().parents[2])
     code = f"import sys; sys.path.insert(0, {home!r}); from core.ops.cleanup import main; main()"
     return (sys.executable, "-I", "-S", "-c", code, str(inst.root), str(inst.run))
-
-
-def healthcheck(spec: ContainerSpec, image: dict[str, object] | None) -> Healthcheck | None:
-    """The user's check, else the image's; None where either says ``NONE``."""
-    found = spec.healthcheck
-    if found is None and image:
-        test = image.get("Test")
-        found = Healthcheck(
-            test=tuple(str(part) for part in test) if isinstance(test, list) else (),
-            interval=_seconds(image.get("Interval"), 30.0),
-            timeout=_seconds(image.get("Timeout"), 30.0),
-            start_period=_seconds(image.get("StartPeriod"), 0.0),
-            retries=int(str(image.get("Retries") or 3)),
-        )
-    return found if found and found.test and found.test[0] != "NONE" else None
-
-
-def _seconds(value: object, default: float) -> float:
-    return float(value) * _NS if isinstance(value, (int, float)) and value else default
 
 
 def _rewrite(path: Path, text: str) -> None:

@@ -21,6 +21,7 @@ from core.ops.context import Context
 from core.ops.kill import parse_signal
 from core.ops.records import Config, Record, Saved
 from core.store.journal import Journal
+from core.store.lock import object_lock
 
 MIN_MEMORY = 6 * 1024 * 1024  # bytes; below it a start fails in confusing ways (Docker has the same floor)
 
@@ -41,7 +42,8 @@ async def create(ctx: Context, spec: ContainerSpec) -> Container:
     layers = tuple(str(path) for path in ctx.images.layer_dirs(image))
     config = Config(argv, spec.hostname or cid[:12], layers, image.config)
     record = Record(cid, spec.name, image.id, time.time(), spec, config, Saved(State.CREATED))
-    async with Journal(ctx.inst, "create", cid, ctx.undos) as journal:
+    # The lock although nobody knows the id yet: a thorough recovery takes a folder without a row and a lock for lost.
+    async with object_lock(ctx.inst, cid), Journal(ctx.inst, "create", cid, ctx.undos) as journal:
         journal.step("create.undo", cid)
         record = await _insert(ctx, record)
     ctx.tell("container", "create", cid, name=record.name, image=spec.image)

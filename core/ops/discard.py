@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from pathlib import Path
 
+from core.errors import NoSpace
 from core.ops import records
 from core.ops.context import Context
 from core.ops.records import Record
@@ -17,7 +18,13 @@ async def discard(ctx: Context, record: Record) -> None:
     """Forget a settled container; its lock is held."""
     # The row first: a crash after it leaves a folder that no row names, which `recover` deletes. The other way round
     # would leave a container without its files.
-    await records.delete(ctx, record.id)
+    try:
+        await records.delete(ctx, record.id)
+    except NoSpace:
+        # Removing is the cure for a full disk: here the files make room for the row's deletion.
+        folder = ctx.inst.container_dir(record.id)
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        await records.delete(ctx, record.id)
     away = rename_away(ctx.inst, ctx.inst.container_dir(record.id))
     drop_lock_file(ctx.inst, record.id)
     ctx.tell("container", "destroy", record.id, name=record.name, image=record.spec.image)

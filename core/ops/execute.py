@@ -23,7 +23,7 @@ async def execute(ctx: Context, ref: str, spec: ExecSpec) -> Session:
         raise InvalidArgument("no command to run", "exec needs one", "Add it after the container")
     record = await records.find(ctx, ref)
     saved, run = records.observe(ctx, record)
-    if run is None or saved.state is not State.RUNNING:
+    if run is None or saved.state not in (State.RUNNING, State.STOPPING):
         fix = "Unpause it first" if saved.state is State.PAUSED else "Start it first"
         raise Conflict(f"cannot exec in {record.name}", f"it is {saved.state.value}", fix, object_id=record.id)
     config = json.loads((ctx.inst.container_dir(record.id) / "config.json").read_bytes())

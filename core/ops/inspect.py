@@ -68,7 +68,7 @@ def container_view(box: Container, config: records.Config, image: Image | None) 
             "WorkingDir": spec.working_dir or config.image.working_dir,
             "Labels": {**config.image.labels, **spec.labels},
             "StopSignal": spec.stop_signal or config.image.stop_signal or "SIGTERM",
-            "Healthcheck": _health_view(spec.healthcheck) or config.image.healthcheck,
+            "Healthcheck": _health_view(effective(spec.healthcheck, config.image.healthcheck)),
             "ExposedPorts": {port: {} for port in config.image.exposed_ports},
         },
         "HostConfig": _host_view(box),
@@ -197,7 +197,7 @@ def image_view(image: Image) -> dict[str, object]:
             "Volumes": {path: {} for path in config.volumes},
             "Labels": dict(config.labels),
             "StopSignal": config.stop_signal,
-            "Healthcheck": config.healthcheck,
+            "Healthcheck": _health_view(config.healthcheck),
         },
         "RootFS": {"Type": "layers", "Layers": list(image.layers)},
     }

@@ -43,7 +43,8 @@ async def kill(ctx: Context, ref: str, signal: str = "KILL") -> None:
     cid = (await records.find(ctx, ref)).id
     async with object_lock(ctx.inst, cid):
         record, run = await settle(ctx, cid)
-        if run is None or not record.saved.state.live:
+        between = record.saved.state is State.RESTARTING and number == signals.SIGKILL
+        if run is None or not (record.saved.state.live or between):
             raise Conflict(f"cannot kill {record.name}", f"it is {record.saved.state.value}", object_id=cid)
         if number == signals.SIGKILL:
             await end_now(ctx, record, run)

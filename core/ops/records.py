@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,7 @@ from core.store.codec import from_plain, to_plain
 from core.store.db import Row, boot_id
 from core.supervise import client
 
+STOP_GRACE = 15.0  # seconds: what a stop may take beyond its own time, SIGKILL included
 _ID = re.compile(r"^[0-9a-f]{1,64}$")
 
 
@@ -47,6 +49,12 @@ class Saved:
     restarts: int = 0
     endpoints: tuple[EndpointInfo, ...] = ()
     ports: tuple[PortMapping, ...] = ()
+    stop_by: float = 0.0  # seconds since the epoch: when a stop that is under way turns to SIGKILL
+
+    @property
+    def stop_broken_off(self) -> bool:
+        """True where whoever was stopping it has gone: the time has passed, and it was not killed."""
+        return self.state is State.STOPPING and time.time() > self.stop_by + STOP_GRACE
 
 
 @dataclass(frozen=True)
@@ -159,7 +167,7 @@ def observe(ctx: Context, record: Record) -> tuple[Saved, client.RunState | None
     if ended is not None and ended.restarting and run is not None and client.monitor_alive(run):
         return replace(_running(saved, run), state=State.RESTARTING), run
     was_live = saved.state.live or saved.state is State.RESTARTING or run is not None
-    if ended is not None and ended.finished > saved.started and was_live:
+    if ended is not None and was_live and _of_this_run(ended, run):
         return _ended(saved, ended), run
     if run is not None and client.monitor_alive(run):
         # Its init is gone, and the monitor is about to write the exit record.
@@ -170,9 +178,17 @@ def observe(ctx: Context, record: Record) -> tuple[Saved, client.RunState | None
     return saved, run
 
 
+def _of_this_run(ended: client.ExitRecord, run: client.RunState | None) -> bool:
+    """Every start by an engine deletes the record first, so that only automatic restarts leave an older one behind.
+
+    Times are compared for equality alone: a clock may be set back.
+    """
+    return run is None or run.status == "restarting" or ended.started == run.started
+
+
 def _running(saved: Saved, run: client.RunState) -> Saved:
     state = State.RESTARTING if run.status == "restarting" else State.RUNNING
-    if state is State.RUNNING and saved.state in (State.PAUSED, State.STOPPING):
+    if state is State.RUNNING and saved.state in (State.PAUSED, State.STOPPING) and not saved.stop_broken_off:
         state = saved.state
     return replace(
         saved, state=state, started=run.started, restarts=run.restarts, exit_code=None, oom_killed=False, error=""

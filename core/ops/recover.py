@@ -12,17 +12,19 @@ import contextlib
 import shutil
 
 from core import cgroups
-from core.errors import NotFound, WharfError
+from core.errors import NotFound, Timeout, WharfError
 from core.model import State
 from core.ops import records
 from core.ops.context import Context
+from core.ops.discard import rename_away
 from core.ops.records import Record
-from core.ops.settle import settle
+from core.ops.settle import release, settle
 from core.ops.start import start
+from core.ops.stop import stop
 from core.store import journal
 from core.store.db import boot_id
 from core.store.journal import undo_all
-from core.store.lock import object_lock
+from core.store.lock import drop_lock_file, object_lock
 from core.supervise import client
 
 BUSY = 0.05  # seconds: an object that somebody works on right now is in good hands
@@ -61,13 +63,14 @@ def _doubtful(ctx: Context, record: Record) -> bool:
     """True where the row, the run folder and the kernel do not agree. Reads small files only."""
     saved, run = records.observe(ctx, record)
     if saved.state.live or saved.state is State.RESTARTING:
-        return run is None or not client.monitor_alive(run)
+        return run is None or not client.monitor_alive(run) or record.saved.stop_broken_off
     return saved.state != record.saved.state or ctx.inst.container_run(record.id).exists()
 
 
 async def _mend(ctx: Context, record: Record, failed: list[str]) -> None:
     cid = record.id
     was_running = record.saved.state.live or record.saved.state is State.RESTARTING
+    broken_off = record.saved.stop_broken_off
     rebooted = was_running and record.saved.boot not in ("", boot_id())
     try:
         async with object_lock(ctx.inst, cid, BUSY):
@@ -76,41 +79,73 @@ async def _mend(ctx: Context, record: Record, failed: list[str]) -> None:
                 await client.adopt(ctx.inst, cid)
         if rebooted and record.spec.restart.name in ("always", "unless-stopped"):
             await start(ctx, cid)
-    except NotFound:
-        pass  # created with --rm: settled away
+        if broken_off:
+            await stop(ctx, cid, 0.0)
+    except (NotFound, Timeout):
+        pass  # created with --rm and settled away; or somebody works on it right now
     except (WharfError, OSError) as error:
         failed.append(f"{record.name}: {error}")
 
 
 async def _sweep(ctx: Context, failed: list[str]) -> None:
     """Release what no running container accounts for."""
-    known = {record.id: record for record in await records.every(ctx)}
-    seen = {cid: records.observe(ctx, record) for cid, record in known.items()}
-    live = {cid for cid, (saved, _) in seen.items() if saved.state.live or saved.state is State.RESTARTING}
-    pids = {cid: run.pid for cid, (_, run) in seen.items() if run is not None and client.alive(run)}
-    # Verbs under way hold things that no row names yet; their journals say so.
-    busy = {path.name.partition(".")[0] for path in (ctx.inst.run / "journal").iterdir()}
+    # The claims first, then each one's truth under its lock: what begins after this line is not looked at, and what
+    # a verb works on right now is left to it.
+    claims = await asyncio.to_thread(_claims, ctx)
+    pids = {}
+    for record in await records.every(ctx):
+        saved, run = records.observe(ctx, record)
+        if run is not None and client.alive(run):
+            pids[record.id] = run.pid
+        if saved.state.live or saved.state is State.RESTARTING or claims.get(record.id) == {"folder"}:
+            claims.pop(record.id, None)
+    for cid in claims:
+        try:
+            async with object_lock(ctx.inst, cid, BUSY):
+                await _sweep_one(ctx, cid)
+        except Timeout:
+            continue
+        except (WharfError, OSError) as error:
+            failed.append(f"{cid[:12]}: {error}")
     try:
-        await ctx.net.recover(live | busy, pids)
-        await asyncio.to_thread(_sweep_files, ctx, set(known) | busy, live | busy)
+        await ctx.net.recover(None, pids)
+        for trash in (ctx.inst.trash, ctx.inst.run / "trash"):
+            for path in trash.iterdir():
+                await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
     except (WharfError, OSError) as error:
         failed.append(str(error))
 
 
-def _sweep_files(ctx: Context, known: set[str], live: set[str]) -> None:
+def _claims(ctx: Context) -> dict[str, set[str]]:
+    """Who holds something: container ids, with what."""
     inst = ctx.inst
-    for path in (inst.root / "containers").iterdir():
-        if path.name not in known:
-            path.rename(inst.trash / path.name)
-    for path in inst.trash.iterdir():
-        shutil.rmtree(path, ignore_errors=True)
-    for path in (inst.run / "c").iterdir():
-        if path.name not in live:
-            shutil.rmtree(path, ignore_errors=True)
-    for name in cgroups.children(inst.cgroup):
-        if name not in live:
-            cgroups.kill(f"{inst.cgroup}/{name}")
-            cgroups.remove(f"{inst.cgroup}/{name}")
-    for path in (inst.run / "locks").iterdir():
-        if len(path.name) == 64 and path.name not in known:
-            path.unlink(missing_ok=True)
+    rows = "SELECT container FROM endpoint UNION SELECT container FROM lease UNION SELECT container FROM port"
+    held = {
+        "folder": [path.name for path in (inst.root / "containers").iterdir()],
+        "run": [path.name for path in (inst.run / "c").iterdir()],
+        "lock": [path.name for path in (inst.run / "locks").iterdir() if len(path.name) == 64],
+        "cgroup": cgroups.children(inst.cgroup),
+        "network": [str(row["container"]) for row in ctx.store.run.read(rows)],
+    }
+    claims: dict[str, set[str]] = {}
+    for what, names in held.items():
+        for name in names:
+            claims.setdefault(name, set()).add(what)
+    return claims
+
+
+async def _sweep_one(ctx: Context, cid: str) -> None:
+    """Release everything of a container that does not run; its lock is held."""
+    try:
+        record = await records.find(ctx, cid)
+    except NotFound:
+        record = None
+    if record is not None:
+        state = records.observe(ctx, record)[0].state
+        if state.live or state is State.RESTARTING:
+            return
+    await asyncio.to_thread(cgroups.kill, ctx.cgroup(cid))
+    await release(ctx, cid)
+    if record is None:
+        rename_away(ctx.inst, ctx.inst.container_dir(cid))
+        drop_lock_file(ctx.inst, cid)

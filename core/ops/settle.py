@@ -18,7 +18,7 @@ from core.ops import records
 from core.ops.context import Context
 from core.ops.discard import discard
 from core.ops.records import Record
-from core.store.lock import object_lock
+from core.store.lock import drop_lock_file, object_lock
 from core.supervise import client
 
 
@@ -61,17 +61,29 @@ async def release(ctx: Context, cid: str) -> None:
     except (WharfError, OSError) as error:
         failed.append(error)
     ctx.sampler.forget(ctx.cgroup(cid))
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(ctx.inst.container_run(cid))
+    forget_run(ctx, cid)
     if failed:
         raise failed[0]
 
 
+def forget_run(ctx: Context, cid: str) -> None:
+    """Delete the run folder of a container that does not run."""
+    away = ctx.inst.run / "trash" / cid
+    # Renamed first: a monitor that is just leaving may still add to it.
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(away, ignore_errors=True)
+        ctx.inst.container_run(cid).rename(away)
+        shutil.rmtree(away, ignore_errors=True)
+
+
 async def settle_exited(ctx: Context, cid: str) -> None:
     """What an engine does when a monitor reports the end of its container."""
-    async with object_lock(ctx.inst, cid):
-        with contextlib.suppress(NotFound):
+    try:
+        await records.find(ctx, cid)  # first: the lock of one that is gone would leave a file behind
+        async with object_lock(ctx.inst, cid):
             await settle(ctx, cid)
+    except NotFound:
+        drop_lock_file(ctx.inst, cid)
 
 
 async def await_end(ctx: Context, cid: str, run: client.RunState, timeout: float | None) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from dataclasses import replace
 
 from core import cgroups
-from core.errors import NotFound
+from core.errors import NotFound, WharfError
 from core.model import State
 from core.ops import records
 from core.ops.context import Context
@@ -28,9 +30,9 @@ async def stop(ctx: Context, ref: str, timeout: float | None = None) -> str:
         record, run = await settle(ctx, record.id)
         if run is None:
             return record.id
-        await _ask(ctx, record, run)
+        patience = record.spec.stop_timeout if timeout is None else timeout
+        await _ask(ctx, record, run, patience)
     # The lock is free while it ends: ps, logs, kill and a second stop go on meanwhile.
-    patience = record.spec.stop_timeout if timeout is None else timeout
     ended = await await_end(ctx, record.id, run, patience)
     async with object_lock(ctx.inst, record.id):
         try:
@@ -44,7 +46,7 @@ async def stop(ctx: Context, ref: str, timeout: float | None = None) -> str:
     return record.id
 
 
-async def _ask(ctx: Context, record: Record, run: client.RunState) -> None:
+async def _ask(ctx: Context, record: Record, run: client.RunState, patience: float) -> None:
     """Send the stop signal; the container's lock is held."""
     name = record.spec.stop_signal or record.config.image.stop_signal or "TERM"
     # First, so that the monitor does not start it again.
@@ -52,5 +54,8 @@ async def _ask(ctx: Context, record: Record, run: client.RunState) -> None:
     client.signal(run, parse_signal(name))
     if record.saved.state is State.PAUSED:
         await asyncio.to_thread(cgroups.freeze, ctx.cgroup(record.id), False)
-    await records.save(ctx, record.id, replace(record.saved, state=State.STOPPING))
+    with contextlib.suppress(WharfError):  # a full disk must not keep a container from being stopped
+        # With the moment until which we will wait: where this process is killed or gives up, `recover` ends it then.
+        saved = replace(record.saved, state=State.STOPPING, stop_by=time.time() + patience)
+        await records.save(ctx, record.id, saved)
     ctx.tell("container", "kill", record.id, name=record.name, signal=str(parse_signal(name)))

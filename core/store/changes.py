@@ -83,13 +83,21 @@ class Watch:
 
     def _drain(self) -> list[Event]:
         data = self._rest + self._file.read()
-        if not os.path.exists(self._path) or os.fstat(self._file.fileno()).st_ino != os.stat(self._path).st_ino:
+        if self._replaced():
+            # Once more: somebody may have written to it between the reading above and its renaming.
+            data += self._file.read()
             self._file.close()
             self._file = open(self._path, "ab+")  # noqa: SIM115
             self._file.seek(0)
             data += self._file.read()
         *lines, self._rest = data.split(b"\n")
         return [event for line in lines if (event := parse(line))]
+
+    def _replaced(self) -> bool:
+        try:
+            return os.fstat(self._file.fileno()).st_ino != os.stat(self._path).st_ino
+        except FileNotFoundError:
+            return True
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         loop = asyncio.get_running_loop()

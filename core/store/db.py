@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from core.errors import Corrupt, NoSpace, Unavailable, WharfError
+from core.errors import Conflict, Corrupt, NoSpace, Unavailable, WharfError
 from core.store import schema
 from core.store.lock import file_lock
 from core.store.paths import Instance
@@ -33,7 +33,11 @@ def translate(error: sqlite3.Error, path: Path) -> WharfError:
     if "full" in text:
         return NoSpace("the disk is full", f"{path} cannot grow", "Free some space and try again")
     if "malformed" in text or "not a database" in text:
-        return Corrupt("the database is damaged", f"{path}: {text}", "Restore the copy beside it (*.bak)")
+        return Corrupt(
+            "the database is damaged",
+            f"{path}: {text}",
+            "Restore a backup, or move the file away: images can be pulled again",
+        )
     if "locked" in text:
         return Unavailable("the database is busy", f"{path} was locked for {BUSY_MS // 1000} s", "Try again")
     return Unavailable("the database failed", f"{path}: {text}", "Check the disk and try again")
@@ -75,7 +79,9 @@ class Database:
             # Read again under the write lock: another process may have migrated meanwhile.
             version = con.execute("PRAGMA user_version").fetchone()[0]
             if 0 < version < len(migrations):
-                shutil.copy2(self.path, self.path.with_suffix(f".v{version}.bak"))
+                # Not a copy of the file: what is still in its WAL would be missing.
+                with contextlib.closing(sqlite3.connect(self.path.with_suffix(f".v{version}.bak"))) as backup:
+                    self._con.backup(backup)
             for script in migrations[version:]:
                 for statement in script.split(";"):
                     if statement.strip():
@@ -138,6 +144,25 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+def _claim_root(inst: Instance, boot: str) -> None:
+    """Note which run folder goes with this data root; two would take each other's containers for dead.
+
+    :raises Conflict: containers run with another run folder
+    """
+    note = inst.root / "run"
+    known, _, when = note.read_text().partition("\n") if note.exists() else ("", "", "")
+    if known == str(inst.run) and when == boot:
+        return
+    others = Path(known) / "c"
+    if known not in ("", str(inst.run)) and when == boot and others.is_dir() and any(others.iterdir()):
+        raise Conflict(
+            f"{inst.root} is in use with the run folder {known}",
+            "containers run there, and this instance would take them for dead",
+            f"Use WHARF_RUN={known} (or --run), or another data root",
+        )
+    note.write_text(f"{inst.run}\n{boot}")
+
+
 def _forget_boot(inst: Instance) -> None:
     """Delete what described another boot's kernel: addresses, ports, journals, run states."""
     for name in ("run.db", "run.db-wal", "run.db-shm"):
@@ -161,6 +186,8 @@ class Store:
         inst.prepare()
         marker = inst.run / "boot_id"
         now = boot_id()
+        with file_lock(inst.root / "lock"):
+            _claim_root(inst, now)
         # Under a lock: two processes that open at the same moment must not throw away each other's new file.
         with file_lock(inst.run / "locks" / "open"):
             if not marker.exists() or marker.read_text() != now:

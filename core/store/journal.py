@@ -15,18 +15,21 @@ protected by order instead (build aside, rename, then commit the row).
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from core.errors import WharfError
 from core.store.paths import Instance
 
 Undo = Callable[..., Awaitable[None]]
+T = TypeVar("T")
 
 
 async def undo_all(steps: list[tuple[str, list[str]]], undos: Mapping[str, Undo]) -> list[str]:
@@ -38,6 +41,15 @@ async def undo_all(steps: list[tuple[str, list[str]]], undos: Mapping[str, Undo]
         except Exception as error:  # collected and reported: the rest must still be released
             failed.append(f"{name}: {error}")
     return failed
+
+
+async def _to_the_end(work: Coroutine[None, None, T]) -> T:
+    """Await ``work`` however often the caller is cancelled meanwhile: half an undo is worse than none."""
+    task = asyncio.create_task(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    return task.result()
 
 
 class Journal:
@@ -52,8 +64,11 @@ class Journal:
         self._fd = -1
 
     async def __aenter__(self) -> Self:
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        # Under its name only once it is locked: a journal without a lock is taken for a dead owner's.
+        hidden = self._path.with_name(f".{self._path.name}")
+        self._fd = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
+        hidden.rename(self._path)
         return self
 
     def step(self, undo: str, *args: str) -> None:
@@ -66,10 +81,13 @@ class Journal:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        failed = [] if error is None else await undo_all(self._steps, self._undos)
-        # Unlink before close: a journal without a lock means a dead owner.
-        self._path.unlink(missing_ok=True)
-        os.close(self._fd)
+        try:
+            failed = [] if error is None else await _to_the_end(undo_all(self._steps, self._undos))
+            # Unlink before close: a journal without a lock means a dead owner.
+            self._path.unlink(missing_ok=True)
+        finally:
+            # Where the undo itself was broken off, the journal stays, and the next engine finds it without a lock.
+            os.close(self._fd)
         if isinstance(error, WharfError):
             error.object_id = error.object_id or self._oid
             error.cleanup = (*error.cleanup, *failed)
@@ -79,7 +97,7 @@ class Journal:
 
 def orphans(inst: Instance) -> Iterator[tuple[Path, str, str, list[tuple[str, list[str]]]]]:
     """Journals whose owner is dead, as (path, object id, verb, steps). Unlink the path once they are undone."""
-    for path in sorted((inst.run / "journal").iterdir()):
+    for path in sorted((inst.run / "journal").glob("[!.]*")):
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:

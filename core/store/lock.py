@@ -53,7 +53,9 @@ async def object_lock(inst: Instance, key: str, timeout: float = 120.0) -> Async
     # Those of this event loop come in turn and are woken at once; the file tells only other processes apart.
     turn = _TURNS.setdefault((id(asyncio.get_running_loop()), str(path)), asyncio.Lock())
     try:
-        await asyncio.wait_for(turn.acquire(), timeout) if turn.locked() else await turn.acquire()
+        # Not wait_for(): before Python 3.12 it may swallow a cancellation and lose the lock.
+        async with asyncio.timeout(timeout):
+            await turn.acquire()
     except TimeoutError:
         raise _busy(key, timeout) from None
     try:

@@ -14,6 +14,7 @@ Data root (durable, mode 0700)::
 
 Run root (gone after a reboot, mode 0700)::
 
+    trash/                        run folders on their way out
     run.db                        volatile truth: addresses, ports, endpoints
     bus/events                    the change log that every open engine watches (store/changes.py)
     launcher.sock  launcher.lock  the fork server
@@ -29,6 +30,8 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from core.errors import InvalidArgument
 
 DEFAULT_ROOT = Path("/var/lib/wharf")
 DEFAULT_RUN = Path("/run/wharf")
@@ -97,11 +100,19 @@ class Instance:
         return self.run / "engines"
 
     def prepare(self) -> None:
-        """Make the folders, each 0700: nothing below the data root is for other users (CVE-2021-41091)."""
+        """Make the folders, each 0700: nothing below the data root is for other users (CVE-2021-41091).
+
+        :raises InvalidArgument: one of them is a folder of somebody else's
+        """
         below_root = ("containers", "images", "volumes", "trash")
-        below_run = ("bus", "c", "engines", "journal", "locks")
+        below_run = ("bus", "c", "engines", "journal", "locks", "trash")
         for base, names in ((self.root, below_root), (self.run, below_run)):
             base.mkdir(mode=0o700, parents=True, exist_ok=True)
+            others = {path.name for path in base.iterdir()} - {"lost+found"}  # a file system of its own has that
+            if others and names[0] not in others:
+                raise InvalidArgument(
+                    f"cannot use {base}", "it is a folder with other things in it", "Name an empty or a new folder"
+                )
             base.chmod(0o700)
             for name in names:
                 (base / name).mkdir(mode=0o700, exist_ok=True)

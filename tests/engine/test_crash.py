@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from core import errors
 from core.engine import Engine
 from core.local import LocalEngine
 from core.model import ContainerSpec, PortMapping, State
@@ -237,3 +239,79 @@ async def test_no_process_outlives_its_use(engine: Engine, busybox_image: str, i
         return len(processes(inst)) <= 1
 
     await until(only_the_launcher)
+
+
+async def test_a_stop_that_was_broken_off_is_finished(engine: Engine, busybox_image: str, inst: Instance) -> None:
+    script = "trap '' TERM; echo ready; while :; do sleep 1; done"
+    box = await engine.create(ContainerSpec(busybox_image, command=("sh", "-c", script)))
+    await engine.start(box.id)
+    stopping = asyncio.create_task(engine.stop(box.id, timeout=60))
+
+    async def asked() -> bool:
+        return (await engine.container(box.id)).state is State.STOPPING
+
+    await until(asked)
+    stopping.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await stopping
+    await engine.close()
+    # As it is a minute later: the time that the stop would have waited has passed.
+    with contextlib.closing(sqlite3.connect(inst.root / "wharf.db")) as con:
+        saved = json.loads(con.execute("SELECT state FROM container").fetchone()[0])
+        con.execute("UPDATE container SET state = ?", (json.dumps({**saved, "stop_by": 1.0}),))
+        con.commit()
+    again = await LocalEngine.open(inst.root, inst.run)
+    try:
+        assert (await again.container(box.id)).exit_code == 137
+    finally:
+        await again.close()
+
+
+SWEEPER = """
+import asyncio, sys
+from pathlib import Path
+from core.local import LocalEngine
+
+async def main():
+    engine = await LocalEngine.open(Path(sys.argv[1]), Path(sys.argv[2]))
+    while True:
+        assert await engine.recover() == []
+        print("swept", flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_thorough_recovery_disturbs_nobody(engine: Engine, busybox_image: str, inst: Instance) -> None:
+    argv = [sys.executable, "-c", SWEEPER, str(inst.root), str(inst.run)]
+    sweeper = subprocess.Popen(argv, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE)
+    try:
+        for _ in range(25):
+            spec = ContainerSpec(busybox_image, command=("sleep", "1000"), ports=(PortMapping(80),))
+            box = await engine.create(spec)
+            await engine.start(box.id)
+            await asyncio.sleep(0.03)
+            assert (await engine.container(box.id)).state is State.RUNNING
+            await engine.remove(box.id, force=True)
+        assert sweeper.poll() is None
+    finally:
+        sweeper.kill()
+        out, _ = sweeper.communicate()
+    assert out.count(b"swept") > 5
+
+
+async def test_one_data_root_has_one_run_folder(
+    engine: Engine, busybox_image: str, inst: Instance, tmp_path: Path
+) -> None:
+    cid = await sleeper(engine, busybox_image)
+    with pytest.raises(errors.Conflict, match="run folder"):
+        await LocalEngine.open(inst.root, tmp_path / "other")
+    assert (await engine.container(cid)).state is State.RUNNING
+
+
+async def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "letters").mkdir()
+    mode = tmp_path.stat().st_mode
+    with pytest.raises(errors.InvalidArgument):
+        await LocalEngine.open(tmp_path, tmp_path / "run")
+    assert tmp_path.stat().st_mode == mode
