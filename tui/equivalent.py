@@ -54,15 +54,23 @@ def _restart(spec: ContainerSpec) -> Iterator[str]:
 
 def _health(spec: ContainerSpec) -> Iterator[str]:
     check = spec.healthcheck
-    if check is None or not check.test:
+    if check is None:
         return
-    if check.test[0] == "NONE":
+    if check.test[:1] == ("NONE",):
         yield "--no-healthcheck"
         return
-    words = check.test[1:] if check.test[0] in ("CMD", "CMD-SHELL") else check.test
-    yield from ("--health-cmd", words[0] if check.test[0] == "CMD-SHELL" else shlex.join(words))
-    yield from ("--health-interval", f"{check.interval:g}s", "--health-timeout", f"{check.timeout:g}s")
-    yield from ("--health-retries", str(check.retries))
+    if check.test:
+        words = check.test[1:] if check.test[0] in ("CMD", "CMD-SHELL") else check.test
+        yield from ("--health-cmd", words[0] if check.test[0] == "CMD-SHELL" else shlex.join(words))
+    for flag, seconds in (
+        ("--health-interval", check.interval),
+        ("--health-timeout", check.timeout),
+        ("--health-start-period", check.start_period),
+    ):
+        if seconds:  # 0: the image's, as docker says it too
+            yield from (flag, f"{seconds:g}s")
+    if check.retries:
+        yield from ("--health-retries", str(check.retries))
 
 
 def _flags(spec: ContainerSpec) -> Iterator[str]:

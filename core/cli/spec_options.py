@@ -84,10 +84,10 @@ def _health(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--stop-signal", default="", metavar="SIGNAL", help="what `stop` sends first")
     group.add_argument("--stop-timeout", type=float, default=10.0, metavar="S", help="seconds before SIGKILL (10)")
     group.add_argument("--health-cmd", metavar="LINE", help="a shell line that exits 0 while all is well")
-    group.add_argument("--health-interval", default="30s", metavar="TIME", help="time between two checks (30s)")
-    group.add_argument("--health-timeout", default="30s", metavar="TIME", help="longest time of one check (30s)")
+    group.add_argument("--health-interval", default="0s", metavar="TIME", help="time between two checks (30s)")
+    group.add_argument("--health-timeout", default="0s", metavar="TIME", help="longest time of one check (30s)")
     group.add_argument("--health-start-period", default="0s", metavar="TIME", help="failures before it do not count")
-    group.add_argument("--health-retries", type=int, default=3, metavar="N", help="failures until unhealthy (3)")
+    group.add_argument("--health-retries", type=int, default=0, metavar="N", help="failures until unhealthy (3)")
     flag(group, "--no-healthcheck", help="switch the image's check off")
 
 
@@ -228,19 +228,19 @@ def parse_restart(text: str) -> RestartPolicy:
 
 
 def _healthcheck(args: Arguments) -> Healthcheck | None:
-    if args.no_healthcheck:
-        if args.health_cmd:
-            raise InvalidArgument("--health-cmd and --no-healthcheck contradict each other")
-        return Healthcheck(("NONE",))
-    if not args.health_cmd:
-        return None
-    return Healthcheck(
-        ("CMD-SHELL", args.health_cmd),
+    """Without --health-cmd the other options change the image's own check, as in Docker."""
+    wanted = Healthcheck(
+        ("CMD-SHELL", args.health_cmd) if args.health_cmd else (),
         interval=parse_duration(args.health_interval),
         timeout=parse_duration(args.health_timeout),
         start_period=parse_duration(args.health_start_period),
         retries=args.health_retries,
     )
+    if args.no_healthcheck:
+        if wanted != Healthcheck():
+            raise InvalidArgument("--no-healthcheck contradicts the other --health options", "it switches them off")
+        return Healthcheck(("NONE",))
+    return None if wanted == Healthcheck() else wanted
 
 
 def _log(words: Iterable[str]) -> LogOptions:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from core.errors import Corrupt, NotFound, Unsupported
+from core.errors import NotFound, Unsupported
+from core.images.config import broken, image_config, text
 from core.images.reference import is_digest
 from core.model import ImageConfig
 
@@ -30,7 +31,6 @@ ACCEPT = ", ".join((*MANIFESTS, *INDEXES))
 _CONFIGS = (f"{_OCI}.config.v1+json", "application/vnd.docker.container.image.v1+json", "application/octet-stream")
 _LAYERS = (f"{_OCI}.layer.", "application/vnd.docker.image.rootfs.")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386"}
-_OURS = "io.wharfinger."  # labels that steer the engine: never an image's to set (CVE-2026-53488)
 
 
 @dataclass(frozen=True)
@@ -88,41 +88,37 @@ def host_platform() -> Platform:
     return Platform("linux", _ARCHITECTURES.get(machine, machine), variant)
 
 
-def _broken(why: str) -> Corrupt:
-    return Corrupt("the image's description is malformed", why, "Tell the image's maker, or use another tag")
-
-
 def read_json(data: bytes) -> dict[str, Any]:
     """The object in ``data``.
 
     :raises Corrupt: too long, too deep, not JSON, not an object
     """
     if len(data) > LONGEST:
-        raise _broken(f"it has {len(data)} bytes; at most {LONGEST} are allowed")
+        raise broken(f"it has {len(data)} bytes; at most {LONGEST} are allowed")
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise _broken(f"it is not JSON: {error}") from error
+        raise broken(f"it is not JSON: {error}") from error
     if not isinstance(document, dict):
-        raise _broken("it is not a JSON object")
+        raise broken("it is not a JSON object")
     return document
 
 
 def _descriptor(data: Any) -> Descriptor:
     if not isinstance(data, dict):
-        raise _broken("a descriptor is not an object")
+        raise broken("a descriptor is not an object")
     digest, size, media_type = data.get("digest"), data.get("size"), data.get("mediaType", "")
     if not is_digest(digest):
-        raise _broken(f"{str(digest)[:100]!r} is not a sha256 digest")
+        raise broken(f"{str(digest)[:100]!r} is not a sha256 digest")
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 2**60 or not isinstance(media_type, str):
-        raise _broken(f"the descriptor of {digest} has no proper size or media type")
+        raise broken(f"the descriptor of {digest} has no proper size or media type")
     return Descriptor(media_type, str(digest), size)
 
 
 def _list(document: Mapping[str, Any], key: str, most: int) -> list[Any]:
     found = document.get(key)
     if not isinstance(found, list) or len(found) > most:
-        raise _broken(f"{key!r} is missing or has more than {most} items")
+        raise broken(f"{key!r} is missing or has more than {most} items")
     return found
 
 
@@ -139,14 +135,14 @@ def parse(data: bytes, content_type: str = "") -> Manifest | Index:
     if document.get("schemaVersion") == 1 or content_type in _OLD:
         raise Unsupported("the image is in Docker's schema 1", "it is of before 2016", "Have its maker push it again")
     if document.get("schemaVersion") != 2 or not isinstance(media_type, str):
-        raise _broken("its schemaVersion is not 2")
+        raise broken("its schemaVersion is not 2")
     known = (*MANIFESTS, *INDEXES)
     if media_type in known and content_type in known and media_type != content_type:
-        raise _broken(f"it says {media_type}, the registry says {content_type}")
+        raise broken(f"it says {media_type}, the registry says {content_type}")
     is_index, is_manifest = "manifests" in document, "layers" in document or "config" in document
     kind = media_type or content_type
     if is_index == is_manifest or (is_index and kind in MANIFESTS) or (is_manifest and kind in INDEXES):
-        raise _broken("it is neither clearly a manifest nor clearly an index")
+        raise broken("it is neither clearly a manifest nor clearly an index")
     return _index(document) if is_index else _manifest(document)
 
 
@@ -201,38 +197,17 @@ def parse_config(data: bytes) -> Config:
     rootfs = document.get("rootfs")
     diffids = _list(rootfs, "diff_ids", _MOST_LAYERS) if isinstance(rootfs, dict) else []
     if not all(is_digest(diffid) for diffid in diffids):
-        raise _broken("a diff_id of its configuration is not a sha256 digest")
-    config = document.get("config") or {}
+        raise broken("a diff_id of its configuration is not a sha256 digest")
+    config = document.get("config")
+    config = {} if config is None else config
     if not isinstance(config, dict):
-        raise _broken("its configuration has no proper 'config'")
+        raise broken("its configuration has no proper 'config'")
     return Config(
         created=_created(document.get("created")),
-        architecture=_text(document, "architecture"),
-        os=_text(document, "os"),
+        architecture=text(document, "architecture"),
+        os=text(document, "os"),
         diffids=tuple(diffids),
         image=image_config(config),
-    )
-
-
-def image_config(config: Mapping[str, Any]) -> ImageConfig:
-    """The part that decides how a container runs.
-
-    :raises Corrupt: a field of the wrong type
-    """
-    labels = _texts_by_text(config, "Labels")
-    health = config.get("Healthcheck")
-    return ImageConfig(
-        env=_texts(config, "Env"),
-        entrypoint=_texts(config, "Entrypoint"),
-        cmd=_texts(config, "Cmd"),
-        user=_text(config, "User"),
-        working_dir=_text(config, "WorkingDir"),
-        exposed_ports=_keys(config, "ExposedPorts"),
-        volumes=_keys(config, "Volumes"),
-        labels={key: value for key, value in labels.items() if not key.startswith(_OURS)},
-        stop_signal=_text(config, "StopSignal"),
-        healthcheck=health if isinstance(health, dict) else None,
-        shell=_texts(config, "Shell"),
     )
 
 
@@ -243,33 +218,3 @@ def _created(value: Any) -> float:
         return max(datetime.fromisoformat(value).timestamp(), 0.0)  # year 1 is Go's zero
     except (ValueError, OverflowError):
         return 0.0
-
-
-def _text(data: Mapping[str, Any], key: str) -> str:
-    value = data.get(key) or ""
-    if not isinstance(value, str) or "\0" in value:
-        raise _broken(f"{key!r} of its configuration is not a text")
-    return value
-
-
-def _texts(data: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    value: Sequence[Any] = data.get(key) or ()
-    if isinstance(value, str):
-        value = ("/bin/sh", "-c", value)  # as the first versions of Docker wrote commands
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) and "\0" not in item for item in value):
-        raise _broken(f"{key!r} of its configuration is not a list of texts")
-    return tuple(value)
-
-
-def _keys(data: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    value = data.get(key) or {}
-    if not isinstance(value, dict):
-        raise _broken(f"{key!r} of its configuration is not an object")
-    return tuple(sorted(value))
-
-
-def _texts_by_text(data: Mapping[str, Any], key: str) -> dict[str, str]:
-    value = data.get(key) or {}
-    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise _broken(f"{key!r} of its configuration is not an object of texts")
-    return dict(value)

@@ -69,13 +69,16 @@ class Resources:
 
 @dataclass(frozen=True)
 class Healthcheck:
-    """How to tell whether a container works. Times in seconds (monotonic)."""
+    """How to tell whether a container works. Times in seconds (monotonic).
 
-    test: tuple[str, ...]  # ("CMD", argv…) or ("CMD-SHELL", line); ("NONE",) disables the image's
-    interval: float = 30.0
-    timeout: float = 30.0
-    start_period: float = 0.0
-    retries: int = 3
+    What is empty or 0 in a user's check is the image's, and where the image has none, Docker's default.
+    """
+
+    test: tuple[str, ...] = ()  # ("CMD", argv…) or ("CMD-SHELL", line); ("NONE",) disables the image's
+    interval: float = 0.0  # between two checks; default 30
+    timeout: float = 0.0  # of one check; default 30
+    start_period: float = 0.0  # failures before it do not count
+    retries: int = 0  # failures in a row until unhealthy; default 3
 
 
 @dataclass(frozen=True)

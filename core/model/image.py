@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from core.model.container import Healthcheck
+
 
 @dataclass(frozen=True)
 class ImageConfig:
@@ -14,11 +16,11 @@ class ImageConfig:
     cmd: tuple[str, ...] = ()
     user: str = ""
     working_dir: str = ""
-    exposed_ports: tuple[str, ...] = ()  # "80/tcp"
+    exposed_ports: tuple[str, ...] = ()  # "80/tcp", "8000-8010/udp"
     volumes: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
     stop_signal: str = ""
-    healthcheck: dict[str, object] | None = None  # as in the image: Test, Interval (ns), …
+    healthcheck: Healthcheck | None = None
     shell: tuple[str, ...] = ()
 
 

@@ -8,6 +8,7 @@ from core.errors import NotFound, WharfError
 from core.model import Container, Healthcheck, Image, Network, PortMapping, State
 from core.ops import records
 from core.ops.context import Context
+from core.ops.health import effective
 from core.units import rfc3339
 
 SECOND = 1_000_000_000  # Docker's durations are nanoseconds
@@ -68,7 +69,7 @@ def container_view(box: Container, config: records.Config, image: Image | None) 
             "WorkingDir": spec.working_dir or config.image.working_dir,
             "Labels": {**config.image.labels, **spec.labels},
             "StopSignal": spec.stop_signal or config.image.stop_signal or "SIGTERM",
-            "Healthcheck": _health_view(effective(spec.healthcheck, config.image.healthcheck)),
+            "Healthcheck": _health_view(_check(spec.healthcheck, config.image.healthcheck)),
             "ExposedPorts": {port: {} for port in config.image.exposed_ports},
         },
         "HostConfig": _host_view(box),
@@ -100,14 +101,19 @@ def _state_view(box: Container) -> dict[str, object]:
     return view
 
 
+def _check(own: Healthcheck | None, images: Healthcheck | None) -> Healthcheck | None:
+    """The check that runs; else the word that switched it off."""
+    return effective(own, images) or own or images
+
+
 def _health_view(check: Healthcheck | None) -> dict[str, object] | None:
     if check is None:
         return None
     return {
         "Test": list(check.test),
-        "Interval": int(check.interval * SECOND),
-        "Timeout": int(check.timeout * SECOND),
-        "StartPeriod": int(check.start_period * SECOND),
+        "Interval": round(check.interval * SECOND),
+        "Timeout": round(check.timeout * SECOND),
+        "StartPeriod": round(check.start_period * SECOND),
         "Retries": check.retries,
     }
 
