@@ -128,7 +128,7 @@ async def take(engine: LocalEngine) -> None:
     for name, size, theme, step in SHOTS:
         app = WharfApp(engine)
         async with app.run_test(size=size) as pilot:
-            app.theme = theme
+            app.desk.set_theme(theme)
             await pilot.pause(WARM_UP if name == SHOTS[0][0] else 12.0)
             await step(app, pilot)
             save(app, name)

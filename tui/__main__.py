@@ -86,7 +86,7 @@ async def _run(terminal: Terminal) -> int:
 
         app = WharfApp(engine, terminal)
         await app.run_async()
-        up = sum(container.state.live for container in app.desk.snapshot.containers)
+        up = sum(container.state.live for container in await engine.containers())
         code = app.return_code or 0
     finally:
         await engine.close()

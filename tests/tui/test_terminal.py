@@ -1,4 +1,4 @@
-"""The program on a real terminal: hand-over of the terminal and back, resizes, kills, and what is left on the screen."""
+"""The program on a real terminal: hand-over of the terminal and back, resizes, kills, what is left on the screen."""
 
 from __future__ import annotations
 
@@ -137,5 +137,5 @@ async def test_last_words_tell_what_runs_on(engine: Engine, busybox_image: str, 
     await run(engine, busybox_image, "sleeper", "sleep", "600")
     terminal = wharf()
     await terminal.until("1 Containers")
-    assert await terminal.end() == 0
+    assert await terminal.end() == 0  # at once, perhaps before its first list
     assert b"1 container runs on" in terminal.raw
