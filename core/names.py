@@ -7,7 +7,7 @@ import secrets
 
 from core.errors import InvalidArgument
 
-_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$")
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 _MANNER = "able bright calm deft early fair glad hardy keen level merry neat open proud quick ready sound true warm"
 _THING = "anchor barge beacon bollard buoy capstan cleat cutter derrick dory ferry hawser jetty keel ketch lugger mast"
 
@@ -17,7 +17,7 @@ def check_name(name: str) -> str:
 
     :raises InvalidArgument: the rule is in ``why``
     """
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise InvalidArgument(
             f"invalid name {name!r}",
             "only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed, at most 128 characters",

@@ -49,17 +49,22 @@ def _extra_host(item: str, gateway: str) -> tuple[str, str]:
                 f"cannot add host {item!r}", "there is no gateway on this network", "Give the address itself"
             )
         address = gateway
-    try:
-        ipaddress.ip_address(address)
-    except ValueError:
-        raise InvalidArgument(
-            f"invalid extra host {item!r}", "it is not NAME:ADDRESS", "Write it like db:192.0.2.7"
-        ) from None
-    if not name or any(c.isspace() or c == "#" for c in name):
+    if not _is_address(address):
+        raise InvalidArgument(f"invalid extra host {item!r}", "it is not NAME:ADDRESS", "Write it like db:192.0.2.7")
+    if not name or not name.isprintable() or any(c.isspace() or c == "#" for c in name):
         raise InvalidArgument(
             f"invalid extra host {item!r}", "the name is empty or has blanks", "Write it like db:ADDRESS"
         )
     return name, address
+
+
+def _is_address(text: str) -> bool:
+    """An IP address; the zone of ``fe80::1%eth0`` may not be more than a word (Python takes anything there)."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return text.isprintable() and not any(c.isspace() or c == "#" for c in text)
 
 
 def host_resolv_conf() -> str:
@@ -107,12 +112,10 @@ def resolv_conf(host_text: str, dns: Sequence[str] = (), *, host_network: bool =
     if host_network and not dns:
         return host_text
     for server in dns:
-        try:
-            ipaddress.ip_address(server)
-        except ValueError:
+        if not _is_address(server):
             raise InvalidArgument(
                 f"invalid DNS server {server!r}", "it is not an IP address", "Write it like --dns 192.0.2.53"
-            ) from None
+            )
     servers = list(dns) or [s for s in _servers(host_text) if _is_reachable(s)] or list(FALLBACK)
     kept = [
         line.strip() for line in host_text.splitlines() if line.split()[:1] in (["search"], ["domain"], ["options"])

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from core.model import EndpointInfo
+from core.model import ContainerSpec, EndpointInfo
 from core.net import names
 from core.ops.context import Context
 from core.ops.health import effective
@@ -34,7 +34,7 @@ def write(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...]) -> 
         cgroup_path=f"/{ctx.cgroup(cid)}",
         etc_files=_etc_files(folder, record, endpoints),
         netns="host" if spec.network == "host" else "new",
-        volumes={m.source: str(inst.root / "volumes" / m.source / "_data") for m in spec.mounts if m.kind == "volume"},
+        volumes=_volumes(inst, spec),
     )
     filter_path = oci.write_bundle(folder, config)
     # The record of the run before would be taken for this one's.
@@ -60,6 +60,17 @@ def write(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...]) -> 
         cleanup=cleanup_argv(inst),
         attributes={"name": record.name, "image": spec.image},
     )
+
+
+def _volumes(inst: Instance, spec: ContainerSpec) -> dict[str, str]:
+    """Folders of the named volumes, made at their first use. Name → host path."""
+    folders = {}
+    for mount in spec.mounts:
+        if mount.kind == "volume":
+            folder = inst.root / "volumes" / mount.source / "_data"
+            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            folders[mount.source] = str(folder)
+    return folders
 
 
 @functools.cache

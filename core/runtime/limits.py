@@ -47,4 +47,6 @@ def _check_hard_limit(text: str, number: int, hard: int) -> None:
 
 def _limit(text: str) -> int:
     value = int(text)
+    if not -1 <= value < 1 << 64:
+        raise ValueError
     return (1 << 64) - 1 if value == -1 else value

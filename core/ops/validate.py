@@ -1,0 +1,264 @@
+"""What ``create`` refuses: whatever could only fail later, when a container is started, or while it is stopped.
+
+Each check raises :class:`InvalidArgument` with the rule. What the mechanisms know better (ports, names, the OCI
+configuration with its users, capabilities, sysctls and limits) is asked of them, by the calls that a start makes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from core.errors import InvalidArgument, NotFound
+from core.model import ContainerSpec, ImageConfig, Mount, Resources
+from core.names import check_name
+from core.net import names
+from core.net.ports import check as check_ports
+from core.ops import records
+from core.ops.context import Context
+from core.ops.health import effective
+from core.ops.kill import parse_signal
+from core.runtime import seccomp
+from core.runtime import spec as oci
+from core.store.codec import to_plain
+
+MIN_MEMORY = 6 * 1024 * 1024  # bytes; below it a start fails in confusing ways (Docker has the same floor)
+MOST_PORTS = 100  # each is a descriptor, and the launcher takes them all in one message
+_MOST = 1 << 62  # of any count of bytes or microseconds
+_YEARS = 10 * 365 * 86400.0  # seconds
+_LABEL = "[a-zA-Z0-9_](?:[a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?"
+_HOSTNAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")  # RFC 1123, and the underscore that Compose's names have
+_HOSTNAME_MOST = 64  # sethostname(2)
+_CPUS = re.compile(r"[0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}(-[0-9]{1,5})?)*")
+_PROPAGATION = tuple("private rprivate slave rslave shared rshared".split())
+_BIND_OPTIONS = frozenset(
+    "ro rw suid dev exec bind rbind nosuid nodev noexec noatime relatime strictatime nodiratime nosymfollow".split()
+)
+_TMPFS_KEYS = {
+    "size": r"[0-9]{1,18}[kKmMgG%]?",
+    "nr_blocks": r"[0-9]{1,18}[kKmMgG]?",
+    "nr_inodes": r"[0-9]{1,18}[kKmMgG]?",
+    "mode": r"[0-7]{1,4}",
+    "uid": r"[0-9]{1,10}",
+    "gid": r"[0-9]{1,10}",
+}
+
+
+async def check_network(ctx: Context, spec: ContainerSpec) -> None:
+    """:raises NotFound: no such network, or no container to share one with"""
+    mode, _, other = spec.network.partition(":")
+    if mode == "container":
+        await records.find(ctx, other)
+    elif spec.network not in ("none", "host", "bridge"):
+        known = [net.name for net in await ctx.net.describe()]
+        if spec.network not in known:
+            raise NotFound(f"no such network: {spec.network}", "there are " + ", ".join(known), "`wharf network ls`")
+
+
+def check_spec(spec: ContainerSpec, image: ImageConfig, argv: Sequence[str]) -> None:
+    """All that can be said without other objects. Looks at files of the host: not for the event loop's thread.
+
+    :raises InvalidArgument: :raises Unsupported: a port on an IPv6 address
+    """
+    for text in _texts(to_plain(spec)):
+        _check_text(text)
+    if not argv[0]:
+        raise InvalidArgument("no command to run", "its first word is empty", "Add one after the image")
+    if spec.name:
+        check_name(spec.name)
+    _check_hostname("hostname", spec.hostname)
+    _check_hostname("domain name", spec.domainname)
+    oci.check_env(spec.env)
+    if "" in spec.labels:
+        raise InvalidArgument("invalid label", "its name is empty", "Write it like key=value")
+    _check_life(spec, image)
+    _check_resources(spec.resources)
+    if not 0 < spec.shm_size < _MOST:
+        raise InvalidArgument(f"invalid size of /dev/shm: {spec.shm_size}", "it is not positive", "Say --shm-size 64m")
+    _check_ports(spec)
+    _check_mounts(spec.mounts)
+    _check_bundle(spec, image, argv)
+
+
+def _texts(plain: Any) -> Iterator[str]:
+    if isinstance(plain, str):
+        yield plain
+    elif isinstance(plain, dict):
+        for key, value in plain.items():
+            yield key
+            yield from _texts(value)
+    elif isinstance(plain, list):
+        for value in plain:
+            yield from _texts(value)
+
+
+def _check_text(text: str) -> None:
+    """Words that the kernel or a file takes as they were written: no zero byte, and bytes for every character."""
+    why = "it holds a zero byte" if "\0" in text else ""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        why = "it holds half of a surrogate pair"
+    if why:
+        raise InvalidArgument(f"invalid text {text[:100]!r}", why, "Leave that character out")
+
+
+def _check_hostname(what: str, name: str) -> None:
+    if name and (len(name) > _HOSTNAME_MOST or not _HOSTNAME.fullmatch(name)):
+        raise InvalidArgument(
+            f"invalid {what} {name[:100]!r}",
+            f"it is not made of letters, digits, hyphens and dots, at most {_HOSTNAME_MOST}",
+            "Choose another name",
+        )
+
+
+def _check_life(spec: ContainerSpec, image: ImageConfig) -> None:
+    signal = spec.stop_signal or image.stop_signal
+    if signal:
+        parse_signal(signal)
+    if not 0 <= spec.stop_timeout <= _YEARS:  # false for NaN as well
+        raise InvalidArgument(f"invalid stop timeout {spec.stop_timeout:g}", "it is not a number of seconds", "Say 10")
+    policy = spec.restart
+    if policy.name not in ("no", "always", "unless-stopped", "on-failure") or policy.max_retries < 0:
+        raise InvalidArgument(
+            f"invalid restart policy {policy.name!r}", "it is no, always, unless-stopped or on-failure[:N]", ""
+        )
+    if policy.max_retries and policy.name != "on-failure":
+        raise InvalidArgument(f"restart policy {policy.name} has no tries to count", "only on-failure has", "Drop it")
+    if spec.auto_remove and policy.name != "no":
+        raise InvalidArgument(
+            "removal at the end and restarts contradict each other", "one removes what the other starts", "Drop one"
+        )
+    if spec.log.max_size < 0 or spec.log.max_files < 1:
+        raise InvalidArgument("invalid log options", "there is at least one file, of 0 (no limit) or more bytes", "")
+    effective(spec.healthcheck, image.healthcheck)
+
+
+def _check_resources(limits: Resources) -> None:
+    if 0 < limits.memory < MIN_MEMORY:
+        raise InvalidArgument(f"memory limit of {limits.memory} bytes", "the least is 6m", "Give --memory 6m or more")
+    _within("memory limit", limits.memory, 0, _MOST)
+    _within("memory reservation", limits.memory_reservation, 0, limits.memory or _MOST)
+    _within("limit of memory and swap", limits.memory_swap, -1, _MOST)
+    if limits.memory_swap > 0 and not 0 < limits.memory <= limits.memory_swap:
+        raise InvalidArgument(
+            "invalid limit of memory and swap", "it holds the memory too, whose limit is missing or larger", "Raise it"
+        )
+    if limits.nano_cpus and (limits.cpu_period or limits.cpu_quota):
+        raise InvalidArgument("--cpus and --cpu-quota contradict each other", "--cpus sets the quota", "Give one")
+    _within("number of CPUs in billionths", limits.nano_cpus, 10_000_000, 10**15, or_zero=True)
+    _within("CPU period", limits.cpu_period, 1_000, 1_000_000, or_zero=True)
+    if limits.cpu_quota != -1:
+        _within("CPU quota", limits.cpu_quota, 1_000, _MOST, or_zero=True)
+    _within("CPU shares", limits.cpu_shares, 2, 262_144, or_zero=True)
+    _within("limit of processes", limits.pids_limit, -1, 1 << 22)
+    _check_set("CPUs", limits.cpuset_cpus, Path("/sys/devices/system/cpu/online"))
+    _check_set("memory nodes", limits.cpuset_mems, Path("/sys/devices/system/node/online"))
+
+
+def _within(what: str, value: int, low: int, high: int, *, or_zero: bool = False) -> None:
+    if not (low <= value <= high or (or_zero and value == 0)):
+        raise InvalidArgument(f"invalid {what}: {value}", f"it is not between {low} and {high}", "Give another")
+
+
+def _check_set(what: str, wanted: str, online: Path) -> None:
+    if not wanted:
+        return
+    if not _CPUS.fullmatch(wanted):
+        raise InvalidArgument(f"invalid list of {what} {wanted[:100]!r}", "it is not like 0-2,4", "Write it so")
+    try:
+        there = online.read_text().strip()
+    except OSError:
+        there = "0"
+    missing = _members(wanted) - _members(there)
+    if missing:
+        raise InvalidArgument(f"there are no {what} {wanted}", f"this host has {there}", "Choose among these")
+
+
+def _members(text: str) -> set[int]:
+    spans = [part.partition("-") for part in text.split(",")]
+    return {number for low, _, high in spans for number in range(int(low), int(high or low) + 1)}
+
+
+def _check_ports(spec: ContainerSpec) -> None:
+    if spec.ports and (spec.network in ("host", "none") or spec.network.startswith("container:")):
+        raise InvalidArgument(
+            f"ports cannot be published with --network {spec.network}",
+            "there is no interface of its own to lead them to",
+            "Leave out -p, or use a bridge network",
+        )
+    wanted = check_ports(spec.ports)
+    if len(wanted) > MOST_PORTS:
+        raise InvalidArgument(f"{len(wanted)} ports", f"at most {MOST_PORTS} can be published", "Publish fewer")
+    seen: set[tuple[str, int, str]] = set()
+    for port in wanted:
+        key = (port.host_ip, port.host_port, port.protocol)
+        if port.host_port and key in seen:
+            raise InvalidArgument(
+                f"host port {port.host_port}/{port.protocol} is published twice", "it can lead to one place", "Drop one"
+            )
+        seen.add(key)
+
+
+def _check_mounts(mounts: Iterable[Mount]) -> None:
+    seen: set[str] = set()
+    for mount in mounts:
+        if mount.kind not in ("bind", "volume", "tmpfs"):
+            raise InvalidArgument(f"invalid mount {mount.kind!r}", "kinds are bind, volume and tmpfs", "Choose one")
+        target = oci.clean_path(mount.target)
+        if not target.startswith("/") or target == "/":
+            raise InvalidArgument(f"invalid mount target {mount.target!r}", "it must be absolute and not /", "")
+        if len(os.fsencode(target)) >= 4096 or any(len(os.fsencode(part)) > 255 for part in target.split("/")):
+            raise InvalidArgument(f"invalid mount target {target[:100]!r}", "it is too long for a path", "")
+        if target in seen:
+            raise InvalidArgument(f"duplicate mount target {mount.target!r}", "two mounts name it", "Drop one")
+        seen.add(target)
+        _check_source(mount)
+        for option in mount.options:
+            if not _is_option(mount.kind, option):
+                raise InvalidArgument(f"invalid option {option!r} of mount {target}", "it is not known", "Leave it out")
+
+
+def _check_source(mount: Mount) -> None:
+    if mount.kind == "volume":
+        check_name(mount.source)
+    elif mount.kind == "bind":
+        if not mount.source.startswith("/"):
+            raise InvalidArgument(f"cannot mount {mount.source!r}", "it is not an absolute path", "Begin it with /")
+        if not Path(mount.source).exists():
+            raise InvalidArgument(
+                f"cannot mount {mount.source}", "it does not exist on this host", f"mkdir -p {mount.source}"
+            )
+
+
+def _is_option(kind: str, option: str) -> bool:
+    if kind == "tmpfs":
+        key, equals, value = option.partition("=")
+        known = key in _TMPFS_KEYS and re.fullmatch(_TMPFS_KEYS[key], value) is not None
+        return known if equals else option in _BIND_OPTIONS
+    return option in _BIND_OPTIONS or option in _PROPAGATION
+
+
+def _check_bundle(spec: ContainerSpec, image: ImageConfig, argv: Sequence[str]) -> None:
+    """Make what a start writes, to see that it can be made."""
+    has_gateway = spec.network not in ("host", "none") and not spec.network.startswith("container:")
+    names.hosts_file("", "", extra_hosts=spec.extra_hosts, gateway="192.0.2.1" if has_gateway else "")
+    names.resolv_conf("", spec.dns)
+    config = oci.build_config(
+        spec,
+        image,
+        cid="",
+        argv=argv,
+        hostname=spec.hostname or "container",
+        rootfs="rootfs",
+        cgroup_path="/",
+        etc_files={},
+        netns="host" if spec.network == "host" else "new",
+        volumes={mount.source: "/" for mount in spec.mounts if mount.kind == "volume"},
+    )
+    rules = cast("dict[str, Any]", config["linux"]).get("seccomp")
+    if rules is not None and any(option.startswith(("seccomp=", "seccomp:")) for option in spec.security_opt):
+        seccomp.compile_filter(rules)
