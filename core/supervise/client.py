@@ -18,7 +18,7 @@ from core.kernel import process
 from core.store.paths import Instance
 from core.supervise.contact import Line, ask_launcher, connect
 from core.supervise.exits import EngineSocket
-from core.supervise.protocol import Launch, Message, Started, close_all
+from core.supervise.protocol import MAX_FDS, Launch, Message, Started, close_all
 from core.supervise.records import ExitRecord, RunState, alive, load_exit, load_state, monitor_alive
 from core.supervise.rundir import CONTROL
 from core.supervise.session import AttachSession, ExecSession
@@ -118,6 +118,14 @@ async def launch(
     named: list[tuple[str, int]] = [] if netns_fd is None else [("netns", netns_fd)]
     named += [("attach", attach.fileno())] if attach is not None else []
     named += [(f"hold{number}", fd) for number, fd in enumerate(hold)]
+    if len(named) > MAX_FDS:
+        raise StartFailed(
+            "cannot start the container",
+            f"it holds {len(named)} host ports; {MAX_FDS} can be handed to its monitor",
+            "Publish fewer ports",
+            object_id=request.id,
+            step="monitor",
+        )
     message: Message = {"op": "launch", "launch": request.to_plain(), "fds": [name for name, _ in named]}
     line, answer = await ask_launcher(inst, message, [fd for _, fd in named])
     with line:
@@ -151,8 +159,7 @@ async def _call(inst: Instance, cid: str, message: Message, fds: Sequence[int] =
             f"container {cid[:12]} is not running", "it has no monitor", "Start it first", object_id=cid
         ) from error
     try:
-        await line.send(message, fds)
-        return (line, *await line.receive())
+        return (line, *await line.ask(message, fds))
     except (EOFError, ConnectionError) as error:
         line.close()
         raise Unavailable("the monitor does not answer", "it has ended meanwhile", object_id=cid) from error

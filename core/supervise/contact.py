@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import hashlib
-import json
 import os
 import socket
 import subprocess
@@ -19,7 +18,7 @@ from core.kernel import mount
 from core.store.lock import file_lock
 from core.store.paths import Instance
 from core.supervise import sockets
-from core.supervise.protocol import HEADER, JSON, MAX_FDS, MAX_FRAME, PROTOCOL, Message, close_all, json_frame
+from core.supervise.protocol import PROTOCOL, Incoming, Message, parcels
 from core.supervise.session import ready
 
 _TRIES = 5  # a launcher may leave or retire just when we connect
@@ -41,56 +40,70 @@ class Line:
         self.sock.close()
 
     async def send(self, message: Message, fds: Sequence[int] = ()) -> None:
-        data = json_frame(message)
-        sent = socket.send_fds(self.sock, [data], list(fds)) if fds else 0
-        await asyncio.get_running_loop().sock_sendall(self.sock, data[sent:])
+        """:raises OSError: ``EPIPE``, ``ECONNRESET``: the other side has closed before it had read all of it"""
+        for data, batch in parcels(message, fds):
+            sent = 0
+            while batch and not sent:
+                try:
+                    sent = socket.send_fds(self.sock, [data], list(batch))
+                except BlockingIOError:
+                    await ready(self.sock.fileno(), write=True)
+            # Not where nothing is left: a quick one has answered and closed by now, which would be EPIPE here.
+            if sent < len(data):
+                await asyncio.get_running_loop().sock_sendall(self.sock, data[sent:])
 
     async def receive(self) -> tuple[Message, list[int]]:
         """The next message and its descriptors.
 
         :raises EOFError: the other side has closed :raises WharfError: it answered with an error
         """
-        fds: list[int] = []
+        incoming = Incoming(self.sock)
         try:
-            # No more than this frame: what follows it belongs to whoever takes the connection over.
-            kind, length = HEADER.unpack(await self._exactly(HEADER.size, fds))
-            if kind != JSON or length > MAX_FRAME:
-                raise Unavailable("broken message", f"frame of kind {kind} with {length} bytes")
-            message: Message = json.loads(await self._exactly(length, fds))
+            while (message := incoming.advance()) is None:
+                await ready(self.sock.fileno(), write=False)
             error = message.get("error")
             if isinstance(error, dict):
                 raise from_dict(error)
-            return message, fds
+            return message, incoming.fds
         except BaseException:
-            close_all(fds)
+            incoming.close()
             raise
 
-    async def _exactly(self, count: int, fds: list[int]) -> bytes:
-        data = b""
-        while len(data) < count:
-            await ready(self.sock.fileno(), write=False)
-            part, more, _, _ = socket.recv_fds(self.sock, count - len(data), MAX_FDS, socket.MSG_CMSG_CLOEXEC)
-            fds += more
-            if not part:
-                raise EOFError
-            data += part
-        return data
+    async def ask(self, message: Message, fds: Sequence[int] = ()) -> tuple[Message, list[int]]:
+        """Send ``message`` and take the answer.
+
+        :raises ConnectionError: it was not read to its end: nothing can have come of it
+        :raises EOFError: it may have been read; there is no answer :raises WharfError: the answer is an error
+        """
+        try:
+            await self.send(message, fds)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            try:
+                # Refused before it was read to its end: the reason may be there all the same.
+                return await self.receive()
+            except (EOFError, OSError):
+                raise error from None
+        return await self.receive()
 
 
 async def ask_launcher(inst: Instance, message: Message, fds: list[int]) -> tuple[Line, Message]:
     """Ask the launcher, starting one where there is none or where it is of another version.
 
-    :returns: the open connection and the answer; an empty one where the monitor was killed before it could answer
+    :returns: the open connection and the answer; an empty one where launcher or monitor was killed before it could
+        answer
+    :raises Unavailable: no launcher can be started
     """
     for _ in range(_TRIES):
         line = Line(await _connect_launcher(inst))
         try:
-            await line.send({**message, "protocol": PROTOCOL, "build": build_id()}, fds)
-            answer, _ = await line.receive()
+            answer, _ = await line.ask({**message, "protocol": PROTOCOL, "build": build_id()}, fds)
         except EOFError:
+            # Never again then: what we asked for may have been done.
             return line, {}
-        except (ConnectionError, BrokenPipeError):
-            line.close()  # it left for being idle just when we came
+        except ConnectionError:
+            # It left for being idle just when we came. The kernel says so only where a message was not read to its
+            # end (a connection that was never accepted, above all), so that asking again repeats nothing.
+            line.close()
             continue
         except BaseException:
             line.close()
@@ -98,15 +111,29 @@ async def ask_launcher(inst: Instance, message: Message, fds: list[int]) -> tupl
         if not answer.get("retired"):
             return line, answer
         line.close()
-    raise Unavailable("the launcher does not answer", f"tried {_TRIES} times", f"See {inst.run / 'launcher.log'}")
+    raise _no_launcher(inst, f"it did not answer {_TRIES} times")
 
 
 async def _connect_launcher(inst: Instance) -> socket.socket:
-    while True:
+    for _ in range(_TRIES):
         try:
             return await connect(str(inst.launcher_socket))
         except (FileNotFoundError, ConnectionRefusedError):
             await asyncio.to_thread(_start_launcher, inst)
+    raise _no_launcher(inst, f"it ended {_TRIES} times before it could answer")
+
+
+def _no_launcher(inst: Instance, why: str) -> Unavailable:
+    """With the last line of its log, which mostly says it all."""
+    path = inst.run / "launcher.log"
+    try:
+        with open(path, "rb") as log:
+            log.seek(max(0, path.stat().st_size - 4096))
+            lines = log.read().decode(errors="replace").split("\n")
+    except OSError:
+        lines = []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return Unavailable("the launcher cannot be started", f"{why}: {last}" if last else why, f"See {path}")
 
 
 async def connect(path: str) -> socket.socket:
@@ -140,13 +167,18 @@ def _start_launcher(inst: Instance) -> None:
 def _spawn_launcher(inst: Instance, listener: int) -> None:
     home = str(Path(__file__).resolve().parents[2])
     call = f"main({listener}, {str(inst.run)!r}, {build_id()!r})"
-    code = f"import sys; sys.path.insert(0, {home!r}); from core.supervise.launcher import main; {call}"
+    program = f"import sys; sys.path.insert(0, {home!r}); from core.supervise.launcher import main; {call}"
     python = sys.executable or "/usr/bin/python3"
-    view = read_only_view(python)
+    try:
+        view = read_only_view(python)
+    except OSError as error:
+        raise Unavailable(
+            "the launcher cannot be started", f"mounting a view of {python}: {error.strerror}", "It needs root"
+        ) from error
     try:
         with open(inst.run / "launcher.log", "ab") as log:
             process = subprocess.Popen(
-                [python, "-I", "-S", "-c", code],
+                [python, "-I", "-S", "-c", program],
                 executable=f"/proc/self/fd/{view}",
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -155,7 +187,9 @@ def _spawn_launcher(inst: Instance, listener: int) -> None:
                 pass_fds=(listener, view),
                 start_new_session=True,
             )
-        process.wait()  # it forks at once; the launcher itself is nobody's child
+        # It forks once all its code is read; the launcher itself is nobody's child.
+        if code := process.wait():
+            raise _no_launcher(inst, f"it ended with code {code}")
     finally:
         os.close(view)
 

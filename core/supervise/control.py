@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from collections.abc import Callable, Mapping
 from typing import cast
 
 from core.errors import InvalidArgument, WharfError
 from core.runtime.defaults import Json
 from core.supervise import sockets
+from core.supervise.listen import Reception
 from core.supervise.loop import Loop
-from core.supervise.protocol import Message, close_all, receive, send
+from core.supervise.protocol import Message, send
 from core.supervise.spawn import Child
 
-_PATIENCE = 2.0  # seconds a client may take over its first message
-_CREDENTIALS = struct.Struct("iII")
-
 Start = Callable[[Json, "tuple[int, int, int] | None"], Child]
-
-
-def trusted(sock: socket.socket) -> bool:
-    """Only our own user may command us: the folder is 0700, and the kernel vouches for the caller (CVE-2020-15257)."""
-    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(raw)[1]) in (0, os.geteuid())
 
 
 class Exec:
@@ -86,11 +77,10 @@ class Control:
         self._handlers = handlers
         self._start = start
         self._execs: set[Exec] = set()
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sockets.bind(self._listener, path)
-        self._listener.listen(64)
-        self._listener.setblocking(False)
-        loop.watch(self._listener.fileno(), self._accept)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sockets.bind(listener, path)
+        listener.listen(64)
+        self._reception = Reception(loop, listener, self._dispatch)
 
     @property
     def busy(self) -> bool:
@@ -98,52 +88,7 @@ class Control:
         return bool(self._execs)
 
     def close(self) -> None:
-        if self._listener.fileno() >= 0:
-            self._loop.unwatch(self._listener.fileno())
-            self._listener.close()
-
-    def _accept(self, events: int) -> None:
-        try:
-            sock = self._listener.accept()[0]
-        except OSError:
-            return
-        # A client that says nothing must not hold the monitor: wait for its message in the loop.
-        sock.settimeout(_PATIENCE)
-        fd = sock.fileno()
-        timer = self._loop.after(_PATIENCE, lambda: self._give_up(sock, fd))
-
-        def first(events: int) -> None:
-            timer.cancel()
-            self._loop.unwatch(fd)
-            self._serve(sock)
-
-        self._loop.watch(fd, first)
-
-    def _give_up(self, sock: socket.socket, fd: int) -> None:
-        self._loop.unwatch(fd)
-        sock.close()
-
-    def _serve(self, sock: socket.socket) -> None:
-        keep = False
-        try:
-            if trusted(sock):
-                message, fds = receive(sock)
-                try:
-                    keep = self._dispatch(message, fds, sock)
-                finally:
-                    close_all(fds)
-        except WharfError as error:
-            self._refuse(sock, error)
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-            self._refuse(sock, InvalidArgument("broken request", f"{type(error).__name__}: {error}"))
-        if not keep:
-            sock.close()
-
-    def _refuse(self, sock: socket.socket, error: WharfError) -> None:
-        try:
-            send(sock, {"error": error.to_dict()})
-        except OSError:
-            pass
+        self._reception.close()
 
     def _dispatch(self, message: Message, fds: list[int], sock: socket.socket) -> bool:
         name = str(message.get("op"))

@@ -22,21 +22,18 @@ from core.errors import InvalidArgument, WharfError
 from core.kernel import libc, process
 from core.kernel.clone import can_fork_into
 from core.supervise import adopt
-from core.supervise.control import trusted
 from core.supervise.forked import answer, become_monitor, watch_first
+from core.supervise.listen import Reception
 from core.supervise.loop import Loop
 from core.supervise.monitor import Monitor
 from core.supervise.protocol import PROTOCOL, Launch, Message, close_all, receive, send
 from core.supervise.records import boot_id, load_state, monitor_alive
 from core.supervise.rundir import CONTROL, load_launch
 from core.supervise.sockets import connect
-from core.supervise.spare import TITLE as SPARE_TITLE
-from core.supervise.spare import Spare, wait_for_work
 from core.supervise.spawn import read_bundle
 
 IDLE = 60.0  # seconds
-_PATIENCE = 2.0  # seconds a client may take over its message
-_BREATH = 0.005  # seconds between the end of a start and the fork of a spare monitor
+_PATIENCE = 2.0  # seconds a monitor may take over a message
 _MAX_ADOPTIONS = 5  # of one container in a row, then a minute of rest
 
 
@@ -71,102 +68,47 @@ class Launcher:
     """
 
     def __init__(self, listener: socket.socket, run: str, build: str) -> None:
-        self._listener = listener
         self._run = run
         self._build = build
         self._loop = Loop()
         # By the monitor's pid: the last monitor of a container may still be leaving when the next one is at work.
         self._guards: dict[int, Guard] = {}
-        self._spare: Spare | None = None
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._idle = self._loop.after(IDLE, self._maybe_leave)
+        self._reception = Reception(self._loop, listener, self._serve)
 
     def run(self) -> None:
         signal.signal(signal.SIGCHLD, lambda signo, frame: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        self._listener.setblocking(False)
-        self._loop.watch(self._listener.fileno(), lambda events: self._accept())
         self._loop.watch(self._wake_read, lambda events: self._children_ended())
         self._find_monitors()
         self._loop.run()
 
     # -- requests
-    def _accept(self) -> None:
-        try:
-            sock = self._listener.accept()[0]
-        except OSError:
-            return
-        sock.settimeout(_PATIENCE)
+    def _serve(self, message: Message, fds: list[int], sock: socket.socket) -> bool:
         self._idle.cancel()
         self._idle = self._loop.after(IDLE, self._maybe_leave)
-        fds: list[int] = []
-        try:
-            if trusted(sock):
-                message, fds = receive(sock)
-                self._serve(message, fds, sock)
-        except WharfError as error:
-            answer(sock, {"error": error.to_dict()})
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-            broken = InvalidArgument("broken request", f"{type(error).__name__}: {error}")
-            answer(sock, {"error": broken.to_dict()})
-        finally:
-            close_all(fds)
-            sock.close()
-
-    def _serve(self, message: Message, fds: list[int], sock: socket.socket) -> None:
         if message.get("protocol") != PROTOCOL or message.get("build") != self._build:
             self._retire()
             send(sock, {"retired": True})
         elif message["op"] == "launch":
             launch = Launch.from_plain(cast(Message, message["launch"]))
             given = dict(zip(cast("list[str]", message["fds"]), fds, strict=True))
-            guard = self._use_spare(launch, message["launch"], given, sock) or self._fork_first(launch, given, sock)
+            guard = self._fork_first(launch, given, sock)
             guard.kept = {name: os.dup(fd) for name, fd in given.items() if name != "attach"}
         elif message["op"] == "adopt":
             self._consider(str(message["id"]), str(message["run_dir"]))
             send(sock, {"ok": True})
         else:
             raise InvalidArgument(f"unknown request {message['op']!r}", "this launcher is of another version")
+        return False
 
     # -- monitors
-    def _use_spare(self, launch: Launch, plain: object, fds: dict[str, int], reply: socket.socket) -> Guard | None:
-        """Have the monitor that was forked in advance do it; None where there is none."""
-        spare, self._spare = self._spare, None
-        if spare is None:
-            return None
-        if not spare.give(plain, fds, reply.fileno()):
-            spare.line.close()
-            return None
-        return self._guard(launch, spare.pid, spare.line)
-
     def _fork_first(self, launch: Launch, fds: dict[str, int], reply: socket.socket) -> Guard:
         """The monitor of a new container; it answers the engine itself."""
         bundle = read_bundle(launch)
         keep = {reply.fileno(), *fds.values()}
         return self._fork(launch, keep, lambda line: watch_first(launch, bundle, dict(fds), reply, line))
-
-    def _fork_spare(self) -> None:
-        """The next start's monitor, while nobody waits for it."""
-
-        def work(line: socket.socket) -> None:
-            job = wait_for_work(line)
-            if job is not None:
-                launch, fds, reply = job
-                process.set_title(f"wharf-monitor {launch.id}")
-                try:
-                    bundle = read_bundle(launch)
-                except WharfError as error:
-                    answer(reply, {"error": error.to_dict()})
-                    return
-                watch_first(launch, bundle, fds, reply, line)
-
-        if self._spare is None:
-            self._spare = Spare(*self._fork_child(SPARE_TITLE, set(), work))
-
-    def _drop_spare(self) -> None:
-        if self._spare is not None:
-            self._spare.line.close()  # its end of file; then it leaves
-            self._spare = None
 
     def _fork_adopter(self, guard: Guard) -> None:
         """A new monitor for a container whose monitor was killed."""
@@ -188,20 +130,12 @@ class Launcher:
         guard.close()
 
     def _fork(self, launch: Launch, keep: set[int], work: Callable[[socket.socket], None]) -> Guard:
-        return self._guard(launch, *self._fork_child(f"wharf-monitor {launch.id}", keep, work))
-
-    def _fork_child(
-        self, title: str, keep: set[int], work: Callable[[socket.socket], None]
-    ) -> tuple[int, socket.socket]:
         ours, theirs = socket.socketpair()
         ours.settimeout(_PATIENCE)
         pid = os.fork()
         if pid == 0:
-            become_monitor(title, {theirs.fileno(), *keep}, lambda: work(theirs))
+            become_monitor(f"wharf-monitor {launch.id}", {theirs.fileno(), *keep}, lambda: work(theirs))
         theirs.close()
-        return pid, ours
-
-    def _guard(self, launch: Launch, pid: int, ours: socket.socket) -> Guard:
         guard = Guard(launch, pid)
         guard.line = ours
         self._guards[pid] = guard
@@ -219,9 +153,6 @@ class Launcher:
         close_all(list(guard.kept.values()))
         guard.kept = dict(zip(cast("list[str]", message["keep"]), fds, strict=True))
         guard.container, guard.status = cast(int, message["pid"]), None
-        if self._spare is None and fds:
-            # Its container runs: what is left of that start does not need both processors.
-            self._loop.after(_BREATH, self._fork_spare)
 
     def _children_ended(self) -> None:
         try:
@@ -238,8 +169,6 @@ class Launcher:
             self._child_ended(pid, status)
 
     def _child_ended(self, pid: int, status: int) -> None:
-        if self._spare is not None and self._spare.pid == pid:
-            self._drop_spare()
         for guard in list(self._guards.values()):
             if guard.pid == pid:
                 self._monitor_ended(guard, bad=status != 0)
@@ -318,12 +247,10 @@ class Launcher:
     # -- leaving
     def _retire(self) -> None:
         """Make way for a launcher of another version: it guards our monitors too (see :meth:`_find_monitors`)."""
-        self._loop.unwatch(self._listener.fileno())
-        self._listener.close()
+        self._reception.close()
         self._loop.stop()
 
     def _maybe_leave(self) -> None:
-        self._drop_spare()  # nobody has started anything for a while
         if self._guards:
             self._idle = self._loop.after(IDLE, self._maybe_leave)
             return

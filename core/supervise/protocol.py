@@ -7,7 +7,7 @@ kind  payload
 ====  ==================================================================================================
 0     bytes for the container's standard input            (engine → monitor, attached)
 1, 2  bytes of its standard output, standard error        (monitor → engine, attached)
-3     one JSON object; descriptors ride on it (SCM_RIGHTS)
+3     one JSON object; descriptors ride on its first bytes (SCM_RIGHTS), a few hundred on each
 ====  ==================================================================================================
 
 First message to the **launcher** (``$RUN/launcher.sock``), which carries ``protocol`` and ``build``::
@@ -24,7 +24,6 @@ First message to a **monitor** (``$RUN/c/ID/ctl.sock``)::
                                            from the engine, {"exit": code} or {"dropped": why} at the end
     {"op": "exec", "process": {…}, "fds": ["stdin", "stdout", "stderr"]}     {"pid": …} (+ terminal), then {"exit": …}
     {"op": "stopping"}                     no automatic restart from here on
-    {"op": "resize", "rows": …, "columns": …}
     {"op": "keep"}                         → {"names": […]} + descriptors: a new launcher asks for what it guards
 
 Lengths are checked on both sides (CVE-2021-43784).
@@ -38,6 +37,7 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from core.errors import Unavailable
 from core.model.container import Healthcheck, LogOptions, RestartPolicy
@@ -46,7 +46,8 @@ PROTOCOL = 1
 HEADER = struct.Struct("!BI")
 STDIN, STDOUT, STDERR, JSON = 0, 1, 2, 3
 MAX_FRAME = 16 * 1024 * 1024  # bytes
-MAX_FDS = 128
+MAX_FDS = 4000  # of one message
+_BATCH = 253  # descriptors on one byte: SCM_MAX_FD of the kernel (unix(7))
 CHUNK = 65536
 
 Message = dict[str, object]
@@ -145,12 +146,75 @@ class Decoder:
             yield kind, payload
 
 
+def parcels(message: Message, fds: Sequence[int]) -> Iterator[tuple[bytes, Sequence[int]]]:
+    """One JSON frame in the pieces that it is sent in: the kernel takes only so many descriptors at once, so that each
+    of the first bytes carries a batch of them."""
+    data = json_frame(message)
+    batches = [fds[start : start + _BATCH] for start in range(0, len(fds), _BATCH)]
+    for number, batch in enumerate(batches[:-1]):
+        yield data[number : number + 1], batch
+    yield data[max(0, len(batches) - 1) :], batches[-1] if batches else ()
+
+
 def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
     """Send one JSON frame on a blocking socket. :raises OSError:"""
-    data = json_frame(message)
-    sent = socket.send_fds(sock, [data], list(fds)) if fds else 0
-    if sent < len(data):
-        sock.sendall(data[sent:])
+    for data, batch in parcels(message, fds):
+        sent = socket.send_fds(sock, [data], list(batch)) if batch else 0
+        # Not where nothing is left: the other side may have all it needs, and have answered and closed.
+        if sent < len(data):
+            sock.sendall(data[sent:])
+
+
+class Incoming:
+    """The next JSON frame of a socket, as it comes in, and the descriptors on it (close-on-exec).
+
+    Never more than this frame: what follows it belongs to whoever takes the connection over. ``fds`` belong to the
+    caller of :meth:`advance` once that has returned the message.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.fds: list[int] = []
+        self._data = bytearray()
+        self._length = HEADER.size  # of all that is known to come
+
+    def advance(self) -> Message | None:
+        """Take what is there (a blocking socket is waited for); None while more has to come.
+
+        :raises EOFError: the other side has closed
+        :raises Unavailable: it does not speak this protocol
+        :raises OSError:
+        """
+        try:
+            return self._advance()
+        except BlockingIOError:
+            return None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the descriptors."""
+        close_all(self.fds)
+        self.fds = []
+
+    def _advance(self) -> Message | None:
+        while True:
+            part, more, _, _ = socket.recv_fds(
+                self.sock, self._length - len(self._data), _BATCH, socket.MSG_CMSG_CLOEXEC
+            )
+            self.fds += more
+            if not part:
+                raise EOFError
+            self._data += part
+            if len(self._data) < self._length:
+                continue
+            if self._length > HEADER.size:
+                return cast(Message, json.loads(self._data[HEADER.size :]))
+            kind, length = HEADER.unpack(self._data)
+            if kind != JSON or length > MAX_FRAME or len(self.fds) > MAX_FDS:
+                raise Unavailable("broken message", f"frame of kind {kind} with {length} bytes")
+            self._length += length
 
 
 def receive(sock: socket.socket) -> tuple[Message, list[int]]:
@@ -160,28 +224,12 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]]:
     :raises Unavailable: it does not speak this protocol
     :raises OSError:
     """
-    fds: list[int] = []
-    try:
-        header = _exactly(sock, HEADER.size, fds)
-        kind, length = HEADER.unpack(header)
-        if kind != JSON or length > MAX_FRAME:
-            raise Unavailable("broken message", f"frame of kind {kind} with {length} bytes")
-        message = json.loads(_exactly(sock, length, fds))
-    except BaseException:
-        close_all(fds)
-        raise
-    return message, fds
-
-
-def _exactly(sock: socket.socket, count: int, fds: list[int]) -> bytes:
-    data = bytearray()
-    while len(data) < count:
-        part, more, _, _ = socket.recv_fds(sock, count - len(data), MAX_FDS, socket.MSG_CMSG_CLOEXEC)
-        fds += more
-        if not part:
-            raise EOFError
-        data += part
-    return bytes(data)
+    incoming = Incoming(sock)
+    message = incoming.advance()
+    if message is None:  # a socket with a timeout that is over
+        incoming.close()
+        raise TimeoutError("the other side does not go on")
+    return message, incoming.fds
 
 
 def close_all(fds: Sequence[int]) -> None:
