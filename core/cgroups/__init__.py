@@ -44,10 +44,8 @@ __all__ = [
     "frozen",
     "kill",
     "oom_kills",
-    "oom_watch",
     "pids",
     "remove",
-    "update",
 ]
 
 
@@ -75,7 +73,7 @@ def create(path: str, resources: Mapping[str, Any]) -> None:
     layout = detect()
     try:
         _make(layout, path)
-        _limit(layout, path, resources, fresh=True)
+        _limit(layout, path, resources)
     except (OSError, WharfError) as exc:
         if isinstance(exc, Conflict) and exc.step == "make":
             raise
@@ -119,16 +117,7 @@ def _not_made(path: str, exc: OSError) -> WharfError:
     )
 
 
-def update(path: str, resources: Mapping[str, Any]) -> None:
-    """Change limits of a group in use; those not named stay.
-
-    :raises WharfError: as :func:`create`, except that what was changed before the error stays changed
-    """
-    check_path(path)
-    _limit(detect(), path, resources, fresh=False)
-
-
-def _limit(layout: Layout, path: str, resources: Mapping[str, Any], *, fresh: bool) -> None:
+def _limit(layout: Layout, path: str, resources: Mapping[str, Any]) -> None:
     if layout.version == "v2":
         v2.limit(layout.unified, path, resources)
         return
@@ -138,7 +127,7 @@ def _limit(layout: Layout, path: str, resources: Mapping[str, Any], *, fresh: bo
         beside = {key for key in beside if _CONTROLLER[key][1] in v2.offered(layout.unified)}
         v2.limit(layout.unified, path, {key: resources[key] for key in beside})
         resources = {key: value for key, value in resources.items() if key not in beside}
-    v1.limit(layout, path, resources, fresh=fresh)
+    v1.limit(layout, path, resources)
 
 
 def exists(path: str) -> bool:
@@ -266,16 +255,6 @@ def oom_kills(path: str) -> int:
     check_path(path)
     layout = detect()
     return v2.oom_kills(layout.unified, path) if layout.version == "v2" else v1.oom_kills(layout, path)
-
-
-def oom_watch(path: str) -> int:
-    """A non-blocking descriptor that becomes readable when the group may have run out of memory.
-
-    Read it empty, then ask :func:`oom_kills`; the caller closes it.
-    """
-    check_path(path)
-    layout = detect()
-    return v2.oom_watch(layout.unified, path) if layout.version == "v2" else v1.oom_watch(layout, path)
 
 
 def remove(path: str, *, timeout: float = 2.0) -> None:

@@ -74,8 +74,8 @@ def _line(key: Key, access: int) -> str:
     return f"{key[0]} {numbers} {''.join(letter for letter in 'rwm' if access & _ACCESS[letter])}"
 
 
-def apply_v1(folder: str, rules: Sequence[Mapping[str, Any]], *, fresh: bool) -> None:
-    """Write the rules into a v1 group. One that is in use is changed step by step: it never loses what stays allowed.
+def apply_v1(folder: str, rules: Sequence[Mapping[str, Any]]) -> None:
+    """Write the rules into a fresh v1 group.
 
     :raises NoPrivilege: the parent group forbids what shall be allowed
     """
@@ -83,12 +83,6 @@ def apply_v1(folder: str, rules: Sequence[Mapping[str, Any]], *, fresh: bool) ->
     same, other = ("allow", "deny") if policy.allow else ("deny", "allow")
     lines = {_line(key, access) for key, access in policy.exceptions.items()}
     try:
-        if not fresh and not policy.allow:
-            old = set(files.read_all(f"{folder}/devices.list").splitlines())
-            if "a *:* rwm" not in old:
-                files.write(f"{folder}/devices.allow", *sorted(lines - old))
-                files.write(f"{folder}/devices.deny", *sorted(old - lines))
-                return
         files.write(f"{folder}/devices.{same}", "a")
         if lines:
             files.write(f"{folder}/devices.{other}", *sorted(lines))
@@ -132,7 +126,7 @@ def program(policy: Policy) -> bytes:
 
 
 def apply_v2(folder: str, rules: Sequence[Mapping[str, Any]]) -> None:
-    """Attach the rules to a v2 group as its device program, in place of the one it has.
+    """Attach the rules to a v2 group as its device program.
 
     :raises Unsupported: the kernel refuses the program
     """

@@ -170,46 +170,43 @@ def _read_v1(group: _Group) -> Counters:
     limit = _after(stat, b"\nhierarchical_memory_limit ")
     # Docker's rule: page cache that can be dropped at once is not "in use".
     inactive = _after(stat, b"\ntotal_inactive_file ")
-    block_read = block_write = 0
-    for line in group.text("io").splitlines():
-        words = line.split()
-        if len(words) == 3 and words[1] == b"Read":
-            block_read += int(words[2])
-        elif len(words) == 3 and words[1] == b"Write":
-            block_write += int(words[2])
-    return Counters(
-        group.number("usage"),
-        group.field("cpu", b"throttled_time"),
-        max(group.number("memory") - inactive, 0),
-        limit if limit < _UNLIMITED else 0,
-        group.number("peak"),
-        group.field("oom", b"oom_kill"),
-        group.number("pids"),
-        group.number("pids_max"),
-        block_read,
-        block_write,
+    # "8:0 Read 4096", and the same operations again in a line "Total"
+    words = [line.split() for line in group.text("io").splitlines()]
+    return _counters(
+        group,
+        cpu=group.number("usage"),
+        throttled=group.field("cpu", b"throttled_time"),
+        inactive=inactive,
+        limit=limit if limit < _UNLIMITED else 0,
+        block=[sum(int(w[2]) for w in words if len(w) == 3 and w[1] == kind) for kind in (b"Read", b"Write")],
     )
 
 
 def _read_v2(group: _Group) -> Counters:
-    block_read = block_write = 0
-    for word in group.text("io").split():
-        if word.startswith(b"rbytes="):
-            block_read += int(word[7:])
-        elif word.startswith(b"wbytes="):
-            block_write += int(word[7:])
+    words = group.text("io").split()  # "8:0 rbytes=4096 wbytes=0 rios=1 …"
     cpu = b"\n" + group.text("cpu")
+    return _counters(
+        group,
+        cpu=_after(cpu, b"\nusage_usec ") * 1000,
+        throttled=_after(cpu, b"\nthrottled_usec ") * 1000,
+        inactive=group.field("stat", b"inactive_file"),
+        limit=group.number("limit"),
+        block=[sum(int(word[7:]) for word in words if word.startswith(key)) for key in (b"rbytes=", b"wbytes=")],
+    )
+
+
+def _counters(group: _Group, *, cpu: int, throttled: int, inactive: int, limit: int, block: list[int]) -> Counters:
+    """With what both versions have under the same names."""
     return Counters(
-        _after(cpu, b"\nusage_usec ") * 1000,
-        _after(cpu, b"\nthrottled_usec ") * 1000,
-        max(group.number("memory") - group.field("stat", b"inactive_file"), 0),
-        group.number("limit"),
+        cpu,
+        throttled,
+        max(group.number("memory") - inactive, 0),
+        limit,
         group.number("peak"),
         group.field("oom", b"oom_kill"),
         group.number("pids"),
         group.number("pids_max"),
-        block_read,
-        block_write,
+        *block,
     )
 
 

@@ -83,8 +83,8 @@ def _fill_cpuset(mount: str, path: str) -> None:
         files.write(f"{folder}/{name}", files.read(f"{mount}/{parent}/{name}".replace("//", "/")).strip())
 
 
-def limit(layout: Layout, path: str, resources: Mapping[str, Any], *, fresh: bool) -> None:
-    """Write the OCI ``linux.resources`` given; those not named stay as they are.
+def limit(layout: Layout, path: str, resources: Mapping[str, Any]) -> None:
+    """Write the OCI ``linux.resources`` given into a fresh group.
 
     :raises WharfError: see :func:`core.cgroups.files.apply`
     """
@@ -104,7 +104,7 @@ def limit(layout: Layout, path: str, resources: Mapping[str, Any], *, fresh: boo
     if rules:
         mount = layout.mount_of("devices")
         if mount:
-            devices.apply_v1(f"{mount}/{path}", rules, fresh=fresh)
+            devices.apply_v1(f"{mount}/{path}", rules)
         elif layout.unified:
             devices.apply_v2(f"{layout.unified}/{path}", rules)
         else:
@@ -238,26 +238,6 @@ def oom_kills(layout: Layout, path: str) -> int:
         with contextlib.suppress(FileNotFoundError):
             total += files.fields(files.read(f"{folder}/memory.oom_control")).get("oom_kill", 0)
     return total
-
-
-def oom_watch(layout: Layout, path: str) -> int:
-    """An eventfd that becomes readable when the group runs out of memory.
-
-    :raises Unsupported: there is no memory controller
-    """
-    mount = layout.mount_of("memory")
-    if not mount:
-        raise files.missing(Setting("memory", "memory.oom_control", "", "a watch for OOM"))
-    event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    control = os.open(f"{mount}/{path}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        files.write(f"{mount}/{path}/cgroup.event_control", f"{event} {control}")
-    except OSError:
-        os.close(event)
-        raise
-    finally:
-        os.close(control)
-    return event
 
 
 def enter_self(folders: Sequence[str]) -> None:

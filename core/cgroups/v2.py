@@ -4,7 +4,6 @@ that passes controllers on may hold no processes itself (the root excepted)."""
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import math
 import os
@@ -16,11 +15,9 @@ from typing import Any
 from core.cgroups import devices, files
 from core.cgroups.files import Setting
 from core.errors import Timeout, Unsupported
-from core.kernel import libc
 
 _WANTED = ("cpu", "cpuset", "hugetlb", "io", "memory", "pids", "rdma")
 _EVACUATED = "init"  # where processes go that stand in a group which must pass controllers on
-_IN_MODIFY = 2
 
 
 def make(root: str, path: str) -> None:
@@ -104,7 +101,7 @@ def _evacuate(folder: str) -> None:
 
 
 def limit(root: str, path: str, resources: Mapping[str, Any]) -> None:
-    """Write the OCI ``linux.resources`` given; those not named stay as they are.
+    """Write the OCI ``linux.resources`` given into a fresh group.
 
     :raises WharfError: see :func:`core.cgroups.files.apply`
     """
@@ -277,15 +274,3 @@ def oom_kills(root: str, path: str) -> int:
         return files.fields(files.read(f"{root}/{path}/memory.events")).get("oom_kill", 0)
     except FileNotFoundError:
         return 0
-
-
-def oom_watch(root: str, path: str) -> int:
-    """An inotify descriptor that becomes readable when ``memory.events`` changes (an OOM kill, or a limit touched)."""
-    watch = libc.call("inotify_init1", ctypes.c_int(os.O_CLOEXEC | os.O_NONBLOCK))
-    try:
-        name = os.fsencode(f"{root}/{path}/memory.events")
-        libc.call("inotify_add_watch", ctypes.c_int(watch), ctypes.c_char_p(name), ctypes.c_uint32(_IN_MODIFY))
-    except OSError:
-        os.close(watch)
-        raise
-    return watch

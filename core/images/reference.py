@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from core.errors import InvalidArgument
 
@@ -69,10 +69,6 @@ class Reference:
 
     def __str__(self) -> str:
         return self.name + (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
-
-    def with_digest(self, digest: str) -> Reference:
-        """The same repository at ``digest``, without a tag."""
-        return replace(self, tag="", digest=digest)
 
 
 def _has_port(domain: str) -> bool:

@@ -44,7 +44,6 @@ _ACTIONS = {
 }
 # A profile that lets the unknown pass wants newer calls to pass too.
 _LENIENT = {"SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_TRACE"}
-_FLAGS = {"SECCOMP_FILTER_FLAG_TSYNC": 1, "SECCOMP_FILTER_FLAG_LOG": 2, "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4}
 _OPERATORS = {f"SCMP_CMP_{name}" for name in ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ")}
 _DOCKER_ARCH = {"SCMP_ARCH_X86_64": "amd64", "SCMP_ARCH_AARCH64": "arm64"}
 _X32_BIT = 0x40000000
@@ -185,19 +184,6 @@ def _oci_rule(rule: Mapping[str, Any]) -> dict[str, Any]:
         if rule.get(key) is not None and rule[key] != []:
             result[key] = rule[key]
     return result
-
-
-def filter_flags(seccomp: Mapping[str, Any]) -> int:
-    """The ``flags`` of an OCI ``linux.seccomp`` object as seccomp(2) takes them.
-
-    :raises InvalidArgument: an unknown flag
-    """
-    total = 0
-    for name in seccomp.get("flags") or []:
-        if name not in _FLAGS:
-            raise _bad(f"unknown flag {name}")
-        total |= _FLAGS[name]
-    return total
 
 
 def compile_filter(seccomp: Mapping[str, Any]) -> bytes:

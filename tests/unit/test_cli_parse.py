@@ -18,7 +18,6 @@ from core.cli.events import matches
 from core.cli.ps import select
 from core.cli.run import COMMANDS as RUN
 from core.cli.spec_options import build_spec
-from core.options import parse_mount, parse_ports, parse_tmpfs, parse_volume
 from core.cli.stats import cpu_percent
 from core.cli.terminal import DetachFinder, parse_keys
 from core.cli.verbs import VERBS, find_verb, overview
@@ -39,6 +38,7 @@ from core.model import (
     Sample,
     State,
 )
+from core.options import parse_mount, parse_ports, parse_tmpfs, parse_volume
 
 
 def parse(*words: str) -> Arguments:
