@@ -1,4 +1,5 @@
-"""A fork that begins its life in a cgroup v2 group (clone3(2), ``CLONE_INTO_CGROUP``, Linux ≥ 5.7).
+"""Forks that :func:`os.fork` has no words for: into a cgroup v2 group (clone3(2), ``CLONE_INTO_CGROUP``, Linux ≥ 5.7),
+and of a sibling (clone(2), ``CLONE_PARENT``).
 
 Moving a process by writing ``cgroup.procs`` takes the kernel's thread-group lock for writing, which waits for an RCU
 grace period: 10 ms on an idle host. A child that is *born* in the group needs no move.
@@ -9,12 +10,17 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
+import mmap
 import os
 import signal
 import struct
 
 _CLONE3 = 435
+_CLONE = 220 if os.uname().machine == "aarch64" else 56
+_CLONE_PARENT = 0x8000
+_CLONE_PARENT_SETTID = 0x100000
 _CLONE_INTO_CGROUP = 0x200000000
+_PID = struct.Struct("=i")
 # The interpreter lock must stay held: the child's copy of it belongs to the calling thread.
 _libc = ctypes.PyDLL(None, use_errno=True)
 _before, _parent, _child = (
@@ -51,14 +57,53 @@ def fork_into(cgroup_fd: int, flags: int = 0) -> int:
         ENOENT where it is gone
     """
     arguments = _arguments(cgroup_fd, flags)
-    number, size = ctypes.c_long(_CLONE3), ctypes.c_long(len(arguments))
+    return _fork("clone3", _CLONE3, arguments, ctypes.c_long(len(arguments)))
+
+
+class Place:
+    """Where the kernel writes the pid of a :func:`fork_sibling`: memory shared by the process that calls for it and by
+    the one that forks, but not by the one that is forked."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, mmap.PAGESIZE)
+
+    @property
+    def pid(self) -> int:
+        """0: there is no such process."""
+        return int(_PID.unpack_from(self._memory)[0])
+
+    def close(self) -> None:
+        self._memory.close()
+
+    def own(self) -> ctypes.c_int:
+        """The field, for the forking process: children do not get it. To be kept until that one ends."""
+        self._memory.madvise(mmap.MADV_DONTFORK)
+        return ctypes.c_int.from_buffer(self._memory)
+
+
+def fork_sibling(place: Place) -> int:
+    """:func:`os.fork`, for a process with a single thread, but the child is our *parent's* (``CLONE_PARENT``).
+
+    Its pid is in ``place`` before it runs a single instruction, so that the parent knows it whatever becomes of us, and
+    without a word that another process could forge.
+
+    :returns: the child's pid, 0 in the child
+    :raises OSError:
+    """
+    field = place.own()
+    flags = ctypes.c_long(_CLONE_PARENT | _CLONE_PARENT_SETTID | signal.SIGCHLD)
+    none = ctypes.c_long(0)
+    return _fork("clone", _CLONE, flags, none, ctypes.byref(field), none, none)
+
+
+def _fork(name: str, number: int, *arguments: object) -> int:
     _before()
-    pid = int(_libc.syscall(number, arguments, size))
+    pid = int(_libc.syscall(ctypes.c_long(number), *arguments))
     if pid == 0:
         _child()
         return 0
     _parent()
     if pid < 0:
         code = ctypes.get_errno()
-        raise OSError(code, f"clone3: {os.strerror(code)}")
+        raise OSError(code, f"{name}: {os.strerror(code)}")
     return pid

@@ -1,6 +1,9 @@
 """A further process inside a running container (``exec``, health checks).
 
-The monitor has forked it into the container's pid namespace already; it joins the rest here.
+Two processes, as with runc. The first stays *outside* the container's pid namespace, where nobody inside can see it:
+it lets go of every descriptor of the host, enters cgroup and namespaces, and then makes the second, which is born in
+the pid namespace. A container with CAP_SYS_PTRACE may trace that one, dumpable or not, and finds 0, 1, 2 and the line
+to its own monitor there, nothing else (CVE-2016-9962, CVE-2024-21626).
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ import os
 from typing import NoReturn, cast
 
 from core.kernel import process
+from core.kernel.clone import fork_sibling
 from core.runtime import finish, terminal
 from core.runtime.defaults import Json
 from core.runtime.task import ExecTask, Report
@@ -20,31 +24,45 @@ _JOIN = (
 
 
 def join(task: ExecTask) -> NoReturn:
-    """Run the command inside. Never returns; a failure goes to the monitor."""
+    """Run the command inside, in a sibling of this process. Never returns; a failure goes to the monitor."""
     report = Report(task.report)
     try:
         finish.guard(report)
-        _join(task, report)
+        _enter(task, report)
+        if fork_sibling(task.place):
+            os._exit(0)
+        finish.guard(report)  # again: a fork clears the death signal
+        _run(task, report)
     except BaseException as error:
         report.fail(error)
 
 
-def _join(task: ExecTask, report: Report) -> NoReturn:
-    own = task.process
-    os.setsid()
+def _enter(task: ExecTask, report: Report) -> None:
+    """In the first process: all that needs something of the host, and what must be done before we can be seen."""
     # The cgroup first, by its path on the host, and before the device rules could be escaped.
     report.at("entering the cgroup")
     task.enter_cgroup()
-    # Every descriptor of the host goes before the container can see this process at all (CVE-2016-9962).
     finish.keep_only(task.stdio, {task.report, task.pidfd})
     report.at("joining namespaces")
     process.setns(task.pidfd, _JOIN)
+    process.setns(task.pidfd, process.CLONE_NEWPID)  # not for this process: for its children
     os.close(task.pidfd)
     if task.stdio is None:
+        # 0, 1, 2 are the monitor's until now: they too must be replaced out here.
         report.at("making the terminal")
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        os.close(terminal.take(terminal.open_master(root, "dev/pts/ptmx"), own, report))
+        os.close(terminal.take(terminal.open_master(root, "dev/pts/ptmx"), task.process, report))
         os.close(root)
+    report.at("joining the pid namespace")
+
+
+def _run(task: ExecTask, report: Report) -> NoReturn:
+    """In the second process, which is inside in every respect."""
+    own = task.process
+    os.setsid()
+    if task.stdio is None:
+        report.at("taking the terminal")
+        terminal.control()
     finish.new_session_keyring(report)
     report.at("looking up the user")
     user = finish.who(own, str(cast(Json, own.get("annotations", {})).get(USER_ANNOTATION, "")))
@@ -52,6 +70,5 @@ def _join(task: ExecTask, report: Report) -> NoReturn:
     finish.enter_folder(str(own["cwd"]), make=False)
     report.at("setting limits")
     finish.set_limits(own)
-    if task.stdio is None:
-        os.fchown(0, user.uid, os.fstat(0).st_gid)
+    finish.own_stdio(user)
     finish.become(own, user, task.seccomp, report)

@@ -1,7 +1,8 @@
 """The last steps before exec, the same for a container's first process and for one that joins it.
 
 The process is inside already: root, mounts and namespaces are the container's. It still is root with all
-capabilities, and it is not dumpable, so nothing inside can trace it or reach its descriptors (CVE-2016-9962).
+capabilities. It is not dumpable, so that nothing inside can trace it or reach its descriptors, unless the container was
+given CAP_SYS_PTRACE: therefore it holds nothing of the host's any more by now (CVE-2016-9962).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import resource
 import select
 import signal
+import stat
 from typing import NoReturn, cast
 
 from core.errors import CommandNotExecutable, CommandNotFound, StartFailed
@@ -20,7 +22,6 @@ from core.runtime.defaults import Json
 from core.runtime.task import Report
 from core.runtime.user import User, lookup
 
-_CAP_SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
 _SOFT_FILES = 1024  # Docker's default
 _MISSING = (errno.ENOENT, errno.ENOTDIR)
 
@@ -39,6 +40,15 @@ def keep_only(stdio: tuple[int, int, int] | None, keep: set[int]) -> None:
     for number, fd in enumerate(stdio or ()):
         os.dup2(fd, number, inheritable=True)
     libc.close_all_but(keep | {0, 1, 2})
+
+
+def own_stdio(user: User) -> None:
+    """Give pipes and terminal to the user, who otherwise could not open /dev/stdout."""
+    for fd in range(3):
+        status = os.fstat(fd)
+        # Not /dev/null: it is the host's, or shared. Only what was made for this container.
+        if stat.S_ISFIFO(status.st_mode) or os.isatty(fd):
+            os.fchown(fd, user.uid, status.st_gid if os.isatty(fd) else user.gid)
 
 
 def new_session_keyring(report: Report) -> None:
@@ -100,7 +110,7 @@ def enter_folder(path: str, *, make: bool) -> None:
 
 
 def set_limits(own: Json) -> None:
-    """Apply ``process.rlimits`` and ``oomScoreAdj``.
+    """Apply ``process.rlimits``.
 
     :raises StartFailed: a hard limit above our own without CAP_SYS_RESOURCE
     """
@@ -120,10 +130,6 @@ def set_limits(own: Json) -> None:
                 "Ask for less",
                 step="limits",
             ) from error
-    score = own.get("oomScoreAdj")
-    if score is not None:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write(str(score))
 
 
 def _rlimit(value: object) -> int:
@@ -204,6 +210,13 @@ def _refused(name: str, error: OSError) -> StartFailed:
         if os.path.exists(name):
             return CommandNotFound(what, "the interpreter that it names is not in the image", "Add it", step="exec")
         return CommandNotFound(what, "the image has no such file", "Check the command's path", step="exec")
+    if error.errno == errno.E2BIG:
+        return StartFailed(
+            f'exec: "{name}": arguments or environment too long',
+            "one word of them has more than 128 KiB, or all together take more than a quarter of the stack limit",
+            "Pass large values by a file",
+            step="exec",
+        )
     if error.errno == errno.ENOEXEC:
         why, fix = "it is for another architecture, or a script without #!", "Use an image for this machine"
     elif os.path.isdir(name):

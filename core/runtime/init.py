@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import stat
 from typing import NoReturn, cast
 
 from core.kernel import caps, libc, mount, process, resolve
@@ -16,7 +15,7 @@ from core.runtime import finish, rootfs, terminal
 from core.runtime.defaults import Json
 from core.runtime.spec import INIT_ANNOTATION
 from core.runtime.task import InitTask, Report
-from core.runtime.user import USER_ANNOTATION, User
+from core.runtime.user import USER_ANNOTATION
 
 _UNSHARE = {
     "mount": process.CLONE_NEWNS,
@@ -68,7 +67,7 @@ def _start(task: InitTask, report: Report) -> NoReturn:
     if cast(Json, config["root"]).get("readonly"):
         tree.make_readonly_root()
     libc.close_all_but({0, 1, 2, task.report})
-    _own_stdio(user)
+    finish.own_stdio(user)
     report.at("setting limits")
     finish.set_limits(own)
     if cast(Json, config.get("annotations", {})).get(INIT_ANNOTATION) == "true":
@@ -99,6 +98,7 @@ def _terminal(tree: rootfs.Tree, own: Json, report: Report) -> None:
     report.at("making the terminal")
     master = terminal.open_master(tree.special["/dev/pts"], "ptmx")
     slave = terminal.take(master, own, report)
+    terminal.control()
     dev = tree.special["/dev"]
     os.close(os.open("console", os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o620, dir_fd=dev))
     place = resolve.open_in_root(dev, "console", os.O_PATH | os.O_NOFOLLOW, resolve=resolve.BENEATH)
@@ -112,15 +112,6 @@ def _leave_host(tree: rootfs.Tree) -> None:
     mount.pivot_root(tree.root)
     # The root was a slave of the host's mounts while it was built; inside, nothing comes in any more.
     mount.set_root_propagation(mount.MS_PRIVATE)
-
-
-def _own_stdio(user: User) -> None:
-    """Give pipes and terminal to the user, who otherwise could not open /dev/stdout."""
-    for fd in range(3):
-        status = os.fstat(fd)
-        # Not /dev/null: it is the host's, or shared. Only what was made for this container.
-        if stat.S_ISFIFO(status.st_mode) or os.isatty(fd):
-            os.fchown(fd, user.uid, status.st_gid if os.isatty(fd) else user.gid)
 
 
 def _stay_as_reaper(tty: bool, report: Report) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from core.errors import InvalidArgument, StartFailed, WharfError
+from core.kernel.clone import Place
 from core.runtime.defaults import Json
 
 
@@ -39,10 +40,14 @@ class InitTask:
 
 @dataclass
 class ExecTask:
-    """How to run ``process`` inside the container whose first process ``pidfd`` is."""
+    """How to run ``process`` inside the container whose first process ``pidfd`` is.
+
+    ``place`` receives the pid of the process that runs it.
+    """
 
     process: Json
     pidfd: int
+    place: Place
     report: int
     stdio: tuple[int, int, int] | None
     enter_cgroup: Callable[[], None]

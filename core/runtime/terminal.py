@@ -33,7 +33,7 @@ def open_master(directory: int, name: str) -> int:
 
 
 def take(master: int, process: Json, report: Report) -> int:
-    """Make the other side the controlling terminal and 0, 1, 2 of this process (a session leader); hand the master on.
+    """Make the other side 0, 1, 2 of this process and hand the master on.
 
     By ``TIOCGPTPEER``, not by a path below /dev/pts that could have been swapped (CVE-2025-52565).
 
@@ -43,9 +43,13 @@ def take(master: int, process: Json, report: Report) -> int:
     size = process.get("consoleSize")
     if isinstance(size, dict):
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", size["height"], size["width"], 0, 0))
-    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
     for number in range(3):
         os.dup2(slave, number, inheritable=True)
     report.terminal(master)
     os.close(master)
     return slave
+
+
+def control() -> None:
+    """Make the terminal on 0 the controlling one of this process, a session leader."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from typing import NoReturn, cast
 
 from core import cgroups
-from core.errors import Conflict, StartFailed, from_dict
+from core.errors import Conflict, StartFailed, WharfError, from_dict
 from core.kernel import process
-from core.kernel.clone import fork_into
+from core.kernel.clone import Place, fork_into
 from core.runtime import execute, init
 from core.runtime.defaults import Json
 from core.runtime.task import ExecTask, InitTask, Rootfs
-from core.supervise.protocol import Launch
+from core.supervise.protocol import Launch, close_all
 
 _PACKET = 65536
 
@@ -27,16 +27,20 @@ _PACKET = 65536
 class Child:
     """A forked process on its way to the exec.
 
-    ``line`` becomes readable when there is news; :meth:`advance` takes it. ``pidfd`` and ``master`` (the terminal,
-    if one was made) belong to the caller once ``running`` is True.
+    ``line`` becomes readable when there is news; :meth:`advance` takes it. ``pid`` (of the command only from then on),
+    ``pidfd`` and ``master`` (the terminal, if one was made) belong to the caller once ``running`` is True.
+
+    :param place: where the pid of the command appears, if ``pid`` is only its guide into the container
+        (see :mod:`core.runtime.execute`)
     """
 
-    def __init__(self, pid: int, line: socket.socket) -> None:
+    def __init__(self, pid: int, line: socket.socket, place: Place | None = None) -> None:
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
         self.line = line
         self.master: int | None = None
         self.running = False
+        self._place = place
         self._ready = False
 
     def advance(self) -> bool:
@@ -45,15 +49,21 @@ class Child:
         :returns: True once the command has been executed
         :raises WharfError: it failed; the process is gone and everything of it closed
         """
-        packet, fds, _, _ = socket.recv_fds(self.line, _PACKET, 1, socket.MSG_CMSG_CLOEXEC)
-        if packet[:1] == b"T":
+        try:
+            packet, fds, _, _ = socket.recv_fds(self.line, _PACKET, 1, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            packet, fds = b"", []
+        if packet[:1] == b"T" and fds and self.master is None:
             self.master = fds[0]
-        elif packet[:1] == b"R":
+            return False
+        close_all(fds)
+        if packet[:1] == b"R":
             self._ready = True
         elif packet[:1] == b"E":
             self.destroy()
-            raise from_dict(json.loads(packet[1:]))
+            raise _reported(packet[1:])
         elif not packet and self._ready:
+            self._follow()
             self.running = True
             self.line.close()
         elif not packet:
@@ -65,16 +75,40 @@ class Child:
             )
         return self.running
 
+    def _follow(self) -> int | None:
+        """From the guide, which has nothing more to do, to the process that it has made.
+
+        :returns: the guide's wait status where it has made none
+        """
+        if self._place is None:
+            return None
+        status = os.waitpid(self.pid, 0)[1]
+        os.close(self.pidfd)
+        # The guide is gone: what is not there now never comes.
+        made = self._place.pid
+        self._place.close()
+        self._place = None
+        if not made:
+            return status
+        self.pid, self.pidfd = made, os.pidfd_open(made)  # it is ours to reap: the pid cannot be another's yet
+        return None
+
     def destroy(self) -> int:
         """Kill and reap it, close everything. Returns its wait status."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        self._kill()
         self.line.close()
         if self.master is not None:
             os.close(self.master)
-        status = os.waitpid(self.pid, 0)[1]
-        os.close(self.pidfd)
+        status = self._follow()
+        if status is None:
+            self._kill()
+            status = os.waitpid(self.pid, 0)[1]
+            os.close(self.pidfd)
         return status
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def wait(
         self, cancel: socket.socket | None, timeout: float | None, meanwhile: Callable[[], None] | None = None
@@ -109,6 +143,14 @@ class Child:
             elif cancel is not None:
                 self.destroy()
                 raise StartFailed("cannot start the container", "the engine that asked for it has gone", step="set-up")
+
+
+def _reported(packet: bytes) -> WharfError:
+    try:
+        return from_dict(json.loads(packet))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        # Whoever may trace processes inside may also write on the line of one that joins.
+        return StartFailed("cannot start the container", "what its process reports makes no sense", step="set-up")
 
 
 def _describe(status: int) -> str:
@@ -154,38 +196,48 @@ def start_exec(cgroup: str, own: Json, seccomp: bytes, stdio: tuple[int, int, in
 
     def become(report: int) -> NoReturn:
         enter = lambda: cgroups.enter_self(cgroup, born=born is not None)  # noqa: E731
-        execute.join(ExecTask(own, pidfd, report, stdio, enter, seccomp))
+        execute.join(ExecTask(own, pidfd, place, report, stdio, enter, seccomp))
 
-    born = cgroups.born_in(cgroup)
-    return _fork(become, born, pidfd)
+    born, place = cgroups.born_in(cgroup), Place()
+    return _fork(become, born, place)
 
 
-def _fork(become: Callable[[int], NoReturn], born: int | None, join_pidfd: int | None) -> Child:
-    """Fork into a new pid namespace, or that of ``join_pidfd``; born in the cgroup where the kernel can do that."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+def _new_pid_namespace(fork: Callable[[], int]) -> int:
     home = os.open("/proc/self/ns/pid_for_children", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        # Either call changes where this process's *children* go, not where it is itself.
-        if join_pidfd is None:
-            process.unshare(process.CLONE_NEWPID)
-        else:
-            process.setns(join_pidfd, process.CLONE_NEWPID)
+        # This changes where this process's *children* go, not where it is itself.
+        process.unshare(process.CLONE_NEWPID)
         try:
-            pid = os.fork() if born is None else fork_into(born)
-            if pid == 0:
-                ours.close()
-                become(theirs.fileno())
+            return fork()
         finally:
             process.setns(home, process.CLONE_NEWPID)
+    finally:
+        os.close(home)
+
+
+def _fork(become: Callable[[int], NoReturn], born: int | None, place: Place | None) -> Child:
+    """Fork, born in the cgroup where the kernel can do that.
+
+    :param place: given for a process that joins a container; without it the child is pid 1 of a new pid namespace
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def fork() -> int:
+        pid = os.fork() if born is None else fork_into(born)
+        if pid == 0:
+            ours.close()
+            become(theirs.fileno())
+        return pid
+
+    try:
+        return Child(_new_pid_namespace(fork) if place is None else fork(), ours, place)
     except BaseException:
         ours.close()
         raise
     finally:
         theirs.close()
-        os.close(home)
         if born is not None:
             os.close(born)
-    return Child(pid, ours)
 
 
 def cgroup_views(path: str) -> list[tuple[str, str]]:
