@@ -33,7 +33,6 @@ SYS_MOUNT_SETATTR = 442
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
-AT_SYMLINK_NOFOLLOW = 0x100
 AT_NO_AUTOMOUNT = 0x800
 
 _CLOSE_RANGE_CLOEXEC = 4
@@ -78,6 +77,16 @@ def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 
     if result == -1:
         raise fail(f"prctl {option}")
     return result
+
+
+def filesystem_type(fd: int) -> int:
+    """The magic number of the file system that ``fd`` is on (statfs(2)), such as 0x9FA0 for proc.
+
+    :raises OSError:
+    """
+    buffer = ctypes.create_string_buffer(256)  # struct statfs, which begins with it, has 120 bytes
+    call("fstatfs", fd, buffer)
+    return ctypes.c_long.from_buffer(buffer).value
 
 
 def close_range(first: int, last: int = _UINT_MAX, *, cloexec: bool = False) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from core.errors import StartFailed
-from core.kernel import mount, resolve
+from core.kernel import libc, mount, resolve
 from core.runtime import defaults
 from core.runtime.defaults import Json
 from core.runtime.task import InitTask, Report
@@ -38,6 +38,7 @@ _PROPAGATION = {
     "rshared": (mount.MS_SHARED, True),
 }
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
+_KERNELS = {0x9FA0: "/proc", 0x62656572: "/sys"}  # PROC_SUPER_MAGIC, SYSFS_MAGIC
 
 
 class Tree:
@@ -115,6 +116,7 @@ class Tree:
             target = self._directory(destination)
         else:
             target = resolve.make_file(self.root, destination)
+        _refuse_kernels(target, destination)
         mount.attach(source, target)
         os.close(target)
         os.close(source)
@@ -130,6 +132,7 @@ class Tree:
         if destination == "/dev":
             _fill_dev(made)  # while no path leads there: nothing in the image can stand in the way
         target = self._directory(destination)
+        _refuse_kernels(target, destination)
         mount.attach(made, target)
         os.close(target)
         self.special[destination] = made
@@ -260,6 +263,18 @@ class Tree:
 
     def make_readonly_root(self) -> None:
         mount.set_attributes(self.root, mount.ATTR_RDONLY)
+
+
+def _refuse_kernels(target: int, destination: str) -> None:
+    """Nothing but our cgroup view is put into our /proc and /sys: init writes there, and so would write to what a link
+    in the image has led there (CVE-2019-16884, CVE-2019-19921). Asked of the opened place, not of its name."""
+    place = _KERNELS.get(libc.filesystem_type(target))
+    if place and not destination.startswith("/sys/"):  # that is what was asked for, and nothing is written there
+        raise StartFailed(
+            f"cannot mount on {destination}",
+            f"in this image it leads into {place}, which init needs itself",
+            "Choose another target",
+        )
 
 
 def _split_options(options: Sequence[str]) -> tuple[int, list[tuple[str, str | None]]]:
