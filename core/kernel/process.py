@@ -7,15 +7,14 @@ import fcntl
 import functools
 import os
 import struct
+import time
 
 from core.kernel.libc import SYS_KEYCTL, call, prctl, syscall
 
-CLONE_NEWTIME = 0x00000080
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
-CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
@@ -133,6 +132,11 @@ def start_time(pid: int) -> int:
     """
     fields = _stat(pid)
     return int(fields[19]) if fields else 0
+
+
+def age(started: int) -> float:
+    """Seconds since a :func:`start_time`, time that the host slept included."""
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
 
 
 def is_running(pid: int, started: int) -> bool:

@@ -26,7 +26,8 @@ class LogWriter:
 
     :param max_size: bytes of one file, 0 for no limit (a single record may be larger, up to 16 KiB)
     :param max_files: how many files are kept, the current one included
-    :raises OSError: the log cannot be opened
+    :raises OSError: the log cannot be opened (the folder above its own must exist: it is not made anew for a container
+        that was removed)
     """
 
     def __init__(self, path: str | os.PathLike[str], max_size: int = 10 * 1024 * 1024, max_files: int = 3) -> None:
@@ -38,7 +39,8 @@ class LogWriter:
         self._why = ""
         self._open = 0  # stream of the record still open at the end of the file; 0: none
         self._start = 0  # offset of that record
-        os.makedirs(os.path.dirname(self._path) or ".", 0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(os.path.dirname(self._path) or ".", 0o700)
         self._fd = os.open(self._path, _FLAGS, 0o600)
         self._size = os.fstat(self._fd).st_size
         with contextlib.suppress(OSError):

@@ -67,7 +67,10 @@ async def release(ctx: Context, cid: str) -> None:
 
 
 def forget_run(ctx: Context, cid: str) -> None:
-    """Delete the run folder of a container that does not run."""
+    """Delete the run folder of a container that does not run; not while its exit code is nowhere else (a full disk):
+    its monitor deletes it then."""
+    if not client.secure_exit(ctx.inst, cid):
+        return
     away = ctx.inst.run / "trash" / cid
     # Renamed first: a monitor that is just leaving may still add to it.
     with contextlib.suppress(FileNotFoundError):

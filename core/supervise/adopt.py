@@ -25,19 +25,27 @@ def take_over(monitor: Monitor, status: int | None) -> bool:
         release(launch)  # only that step was left
         return False
     try:
-        monitor.rundir = RunDir(launch.run_dir, patience=_SHORT)
+        rundir = RunDir(launch.run_dir, patience=_SHORT)
     except Conflict:
         return False  # it has one: another launcher was faster
+    if not os.path.isdir(os.path.dirname(launch.exit_path)):
+        # The container was removed meanwhile: nothing of it may come back, and what is left goes.
+        monitor.rundir = rundir
+        monitor.undo()
+        release(launch)
+        return False
+    monitor.enter(rundir)
     old = load_state(launch.run_dir)
     if old is None:
         # Killed before it could say that the container runs: the engine has been told that the start failed.
         monitor.undo()
         return False
     monitor.resume_as(old)
-    ended = load_exit(launch.exit_path)
+    ended = load_exit(launch.exit_path, launch.run_dir)
     if ended is not None and ended.started == old.started:
         monitor.open_control()
-        monitor.after_exit(ended.exit_code, ended.finished - ended.started, failed=bool(ended.error))
+        monitor.paper.note_exit(ended)  # once more: it may be in the run folder only
+        monitor.after_exit(ended.exit_code, ended.ran, failed=bool(ended.error))
     else:
         _join(monitor, old, status)
     return True

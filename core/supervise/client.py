@@ -19,7 +19,7 @@ from core.store.paths import Instance
 from core.supervise.contact import Line, ask_launcher, connect
 from core.supervise.exits import EngineSocket
 from core.supervise.protocol import MAX_FDS, Launch, Message, Started, close_all
-from core.supervise.records import ExitRecord, RunState, alive, load_exit, load_state, monitor_alive
+from core.supervise.records import EXIT, ExitRecord, RunState, alive, load_exit, load_state, monitor_alive, write_exit
 from core.supervise.rundir import CONTROL
 from core.supervise.session import AttachSession, ExecSession
 
@@ -40,6 +40,7 @@ __all__ = [
     "open_exec",
     "read_exit",
     "read_state",
+    "secure_exit",
     "signal",
     "tell_stopping",
     "wait_pid",
@@ -54,7 +55,23 @@ def read_state(inst: Instance, cid: str) -> RunState | None:
 
 def read_exit(inst: Instance, cid: str) -> ExitRecord | None:
     """How the container's last run ended; None where it never did."""
-    return load_exit(inst.container_dir(cid) / "exit.json")
+    return load_exit(inst.container_dir(cid) / "exit.json", inst.container_run(cid))
+
+
+def secure_exit(inst: Instance, cid: str) -> bool:
+    """Before the run folder goes: bring an exit record that is only there (its disk was full) to its place.
+
+    :returns: False where that cannot be written yet: the folder must stay
+    """
+    folder, home = inst.container_run(cid), inst.container_dir(cid)
+    if (folder / EXIT).exists() and home.is_dir():
+        record = read_exit(inst, cid)
+        try:
+            if record is not None:
+                write_exit(str(home / "exit.json"), record)
+        except OSError:
+            return False
+    return True
 
 
 def signal(run: RunState, number: int) -> bool:

@@ -7,6 +7,7 @@ to the launcher to keep: a monitor that is killed is replaced, and the new one g
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -23,9 +24,10 @@ from core.store.tell import append
 from core.supervise import spawn
 from core.supervise.fate import wait_status
 from core.supervise.loop import Loop
+from core.supervise.paper import Paper
 from core.supervise.protocol import Launch, Message, send
 from core.supervise.pump import Pump
-from core.supervise.records import ExitRecord, RunState, boot_id, write_exit, write_state
+from core.supervise.records import ExitRecord, RunState, boot_id
 from core.supervise.release import release
 from core.supervise.restart import Restarts
 from core.supervise.rundir import CONTROL, RunDir
@@ -51,13 +53,14 @@ class Monitor:
         self.stopping = False
         self.finished = False
         self.rundir: RunDir | None = None
-        self.log = LogWriter(launch.log_path, launch.log.max_size, launch.log.max_files)
-        self.pump = Pump(self.loop, self.log, self._input_ended)
+        self.paper = Paper(self.loop, launch.exit_path, self._settled)
+        self.pump = Pump(self.loop, self._input_ended)
         self.restarts = Restarts(launch.restart)
         self.service: Service | None = None
         self.config, self.seccomp = bundle
         self.outputs: dict[int, int] = {}  # our ends of its pipes → stream
         self.last_code: int | None = None  # exit code of the run that ended last
+        self._leave_at = 0.0  # monotonic: when it has to leave, whoever is not served yet
         self.pidfd = -1
         self.child = False  # the first process is ours to reap
         self.state = RunState(
@@ -78,7 +81,8 @@ class Monitor:
         :raises WharfError: nothing is left behind
         """
         try:
-            self.rundir = RunDir(self.launch.run_dir)
+            self.enter(RunDir(self.launch.run_dir))
+            assert self.rundir is not None
             self.rundir.clear()
             self.rundir.make_fifos()
             self.rundir.save_launch(self.launch)
@@ -95,6 +99,15 @@ class Monitor:
             self.undo()
             raise _typed(error) from error
         self.loop.watch(reply.fileno(), lambda events: self._confirmed(reply))
+
+    def enter(self, rundir: RunDir) -> None:
+        """The folder is ours, and with it the container; not before may anything of it be touched.
+
+        :raises OSError: the log cannot be opened, or the container has been removed
+        """
+        self.rundir = self.paper.rundir = rundir
+        log = self.launch.log
+        self.pump.log = LogWriter(self.launch.log_path, log.max_size, log.max_files)
 
     def resume_as(self, old: RunState) -> None:
         """Go on with what the last monitor has written down."""
@@ -133,10 +146,10 @@ class Monitor:
         self._stop_serving()
         self.pump.close()
         self.pump.finish({"exit": None})
-        self.log.close()
-        cgroups.kill(self.launch.cgroup)
-        cgroups.remove(self.launch.cgroup)
         if self.rundir is not None:
+            # Without it another monitor is at work, and the cgroup is that one's.
+            cgroups.kill(self.launch.cgroup)
+            cgroups.remove(self.launch.cgroup)
             self.rundir.remove()
         self.finished = True
 
@@ -258,18 +271,20 @@ class Monitor:
         if status is not None:
             result = os.waitstatus_to_exitcode(status)
             code = result if result >= 0 else 128 - result
-        finished, restarts = time.time(), self.restarts.count
-        delay = self._next_delay(code, finished - self.state.started)
+        # Wall time may be set meanwhile; what the kernel noted of the process's start cannot.
+        ran, restarts = process.age(self.state.pid_start), self.restarts.count
+        delay = self._next_delay(code, ran)
         ended = ExitRecord(
             exit_code=code,
             signal=status & 0x7F if status is not None else 0,
             oom_killed=cgroups.oom_kills(self.launch.cgroup) > 0,
             started=self.state.started,
-            finished=finished,
+            finished=time.time(),
             restarts=restarts,
             restarting=delay is not None,
+            ran=ran,
         )
-        write_exit(self.launch.exit_path, ended)
+        self.paper.note_exit(ended)
         self._go_on(code, delay)
 
     def _next_delay(self, code: int | None, ran: float) -> float | None:
@@ -328,7 +343,7 @@ class Monitor:
     def _failed_restart(self, error: WharfError) -> None:
         code = error.exit_code
         now = time.time()
-        write_exit(self.launch.exit_path, ExitRecord(code, 0, False, now, now, str(error), self.restarts.count))
+        self.paper.note_exit(ExitRecord(code, 0, False, now, now, str(error), self.restarts.count))
         cgroups.remove(self.launch.cgroup)
         self.last_code = code
         self.finish()
@@ -339,10 +354,10 @@ class Monitor:
             return
         self.finished = True
         self._stop_serving()
-        self.log.close()
         self.pump.finish({"exit": self.last_code})
-        # The folder goes before anyone is told: whoever starts the container again must not meet its remains.
-        if self.rundir is not None:
+        # The folder goes before anyone is told: whoever starts the container again must not meet its remains. But not
+        # while it holds what is nowhere else.
+        if self.rundir is not None and not self.paper.owes:
             self.rundir.remove()
         self._tell_death()
         for fd in self.kept.values():
@@ -352,11 +367,22 @@ class Monitor:
         self.give_to_launcher()
         release(self.launch)
         # Commands run inside are reported, and slow clients served, for a little while.
-        self.loop.after(_LAST_WORDS, self.loop.stop)
+        self._leave_at = time.monotonic() + _LAST_WORDS
         self._stop_when_idle()
 
+    def _settled(self) -> None:
+        """The disk takes something again, and the exit record is in its place."""
+        if self.finished:
+            if self.rundir is not None:
+                self.rundir.remove()
+            release(self.launch)  # an engine that was told before could not write it down either
+
     def _stop_when_idle(self) -> None:
-        if self.pump.busy or (self.service and self.service.control.busy):
+        if self.paper.owes:
+            self.loop.after(0.1, self._stop_when_idle)
+        elif time.monotonic() > self._leave_at:
+            self.loop.stop()
+        elif self.pump.busy or (self.service and self.service.control.busy):
             self.loop.after(0.01, self._stop_when_idle)
         else:
             self.loop.stop()
@@ -379,14 +405,11 @@ class Monitor:
         self.loop.run()
 
     def save(self) -> None:
-        assert self.rundir is not None
-        try:
-            write_state(self.rundir.path, self.state)
-        except FileNotFoundError:
-            pass  # an engine has removed the folder: it saw the exit record before we got here
+        self.paper.note_state(self.state)
 
     def tell(self, action: str, **more: str) -> None:
-        append(self.launch.events, "container", action, self.launch.id, **self.launch.attributes, **more)
+        with contextlib.suppress(OSError):  # a full disk: who looks sees the state all the same
+            append(self.launch.events, "container", action, self.launch.id, **self.launch.attributes, **more)
 
 
 def _typed(error: Exception) -> WharfError:

@@ -34,9 +34,9 @@ class Pump:
     :param on_input_end: called when a client has ended the input and all of it is written: the owner closes the sink
     """
 
-    def __init__(self, loop: Loop, log: LogWriter, on_input_end: Callable[[], None]) -> None:
+    def __init__(self, loop: Loop, on_input_end: Callable[[], None]) -> None:
         self._loop = loop
-        self._log = log
+        self.log: LogWriter | None = None  # set before the first :meth:`open`
         self._on_input_end = on_input_end
         self._sources: dict[int, int] = {}
         self._resting: set[int] = set()  # terminals that hung up, to be looked at again
@@ -116,7 +116,8 @@ class Pump:
             return False
         if data:
             stream = self._sources[fd]
-            self._log.write(stream, data, time.time_ns())
+            assert self.log is not None
+            self.log.write(stream, data, time.time_ns())
             if self._clients:
                 self._broadcast(frame(stream, data))
         return bool(data)
@@ -129,7 +130,9 @@ class Pump:
         self._clients.add(client)
 
     def finish(self, message: Message) -> None:
-        """Tell every client the end; each is closed when it has everything."""
+        """Close the log and tell every client the end; each is closed when it has everything."""
+        if self.log is not None:
+            self.log.close()
         for client in list(self._clients):
             client.finish(message)
 

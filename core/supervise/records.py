@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -13,6 +14,7 @@ from core.kernel import process
 from core.supervise.protocol import PROTOCOL
 
 STATE = "state.json"
+EXIT = "exit.json"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class ExitRecord:
     error: str = ""
     restarts: int = 0
     restarting: bool = False  # by policy: the monitor starts it again
+    ran: float = 0.0  # seconds, by a clock that nobody sets
     version: int = 1
 
 
@@ -65,18 +68,32 @@ def write_state(run_dir: str, state: RunState) -> None:
 
 
 def write_exit(path: str, record: ExitRecord) -> None:
-    """Replace exit.json so that it survives a power cut: content, then name, then folder."""
+    """Replace exit.json so that it survives a power cut: content, then name, then folder. :raises OSError:"""
     _write(path + ".new", vars(record), durable=True)
     os.rename(path + ".new", path)
     folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    os.fsync(folder)
-    os.close(folder)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_exit_aside(run_dir: str, record: ExitRecord) -> None:
+    """Keep the record in the run folder, which is mostly on another file system, while its own place takes nothing.
+
+    :raises OSError:
+    """
+    path = os.path.join(run_dir, EXIT)
+    _write(path + ".new", vars(record), durable=False)
+    os.rename(path + ".new", path)
 
 
 def _write(path: str, data: dict[str, object], *, durable: bool) -> None:
+    content = json.dumps(data).encode()
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, json.dumps(data).encode())
+        if os.write(fd, content) < len(content):  # a disk that gets full takes a part first
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         if durable:
             os.fsync(fd)
     finally:
@@ -95,7 +112,12 @@ def load_state(run_dir: str | Path) -> RunState | None:
     return None
 
 
-def load_exit(path: str | Path) -> ExitRecord | None:
+def load_exit(path: str | Path, run_dir: str | Path) -> ExitRecord | None:
+    """How the last run ended: by exit.json, or by what the run folder holds while that cannot be written."""
+    return _exit(os.path.join(run_dir, EXIT)) or _exit(path)
+
+
+def _exit(path: str | Path) -> ExitRecord | None:
     data = _read(path)
     if data is None:
         return None

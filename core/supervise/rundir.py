@@ -74,13 +74,22 @@ class RunDir:
     def remove(self) -> None:
         """Remove the folder and let go of the lock. An engine may have removed it before (it saw the exit record)."""
         try:
-            if os.fstat(self._lock).st_ino == os.stat(self.path).st_ino:
+            if self.ours:
                 shutil.rmtree(self.path)
         except OSError as error:
             if error.errno != errno.ENOENT:
                 raise
         finally:
             os.close(self._lock)
+            self._lock = -1
+
+    @property
+    def ours(self) -> bool:
+        """False once it is removed, by whomever; a new one of that name is another monitor's."""
+        try:
+            return self._lock >= 0 and os.fstat(self._lock).st_ino == os.stat(self.path).st_ino
+        except FileNotFoundError:
+            return False
 
 
 def load_launch(path: str) -> Launch | None:
