@@ -27,23 +27,25 @@ class EngineSocket:
     def __init__(self, inst: Instance, handler: Callable[[str], Awaitable[None]]) -> None:
         self._path = inst.engines / f"{os.getpid()}.{next(_COUNT)}.sock"
         self._handler = handler
-        self._accepting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         self._sock.setblocking(False)
 
     async def start(self) -> None:
-        sockets.bind(self._sock, str(self._path))
+        # Only what listens has the name: a monitor takes one that refuses it for a dead engine's, and removes it.
+        early = f"{self._path}.new"
+        sockets.bind(self._sock, early)
         self._sock.listen(1024)
-        self._accepting = asyncio.create_task(self._accept(), name="exits")
+        os.rename(early, self._path)
+        # Not the loop's own accept: cancelling that may lose a connection that has just been accepted.
+        asyncio.get_running_loop().add_reader(self._sock, self._accept)
 
     async def close(self) -> None:
         """Let the work at hand finish; monitors that come later find another engine or clean up themselves."""
         self._path.unlink(missing_ok=True)
-        if self._accepting is not None:
-            # Before the socket is closed: the event loop still watches its descriptor.
-            self._accepting.cancel()
-            await asyncio.gather(self._accepting, return_exceptions=True)
+        # Before the socket is closed: the event loop still watches its descriptor.
+        asyncio.get_running_loop().remove_reader(self._sock)
+        self._accept()  # who has connected already is served
         self._sock.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -52,10 +54,13 @@ class EngineSocket:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
+    def _accept(self) -> None:
         while True:
-            sock, _ = await loop.sock_accept(self._sock)
+            try:
+                sock = self._sock.accept()[0]
+            except OSError:  # EAGAIN: no more
+                return
+            sock.setblocking(False)
             self._run(self._serve(sock))
 
     async def _serve(self, sock: socket.socket) -> None:
