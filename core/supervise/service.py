@@ -1,4 +1,4 @@
-"""What a monitor does on request: attach, exec, stop restarting, resize; and the health checks of its container."""
+"""What a monitor does on request: attach, exec, stop restarting; and the health checks of its container."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ class Service:
         handlers = {
             "attach": self._attach,
             "stopping": self._stopping,
-            "resize": self._resize,
             "keep": self._keep,
         }
         self.control = Control(monitor.loop, path, handlers, self._start_exec)
@@ -49,11 +48,6 @@ class Service:
         send(sock, {"ok": True})
         if monitor.state.status == "restarting":
             monitor.loop.after(0, monitor.finish)
-        return False
-
-    def _resize(self, message: Message, sock: socket.socket) -> bool:
-        self._monitor.pump.resize(int(str(message["rows"])), int(str(message["columns"])))
-        send(sock, {"ok": True})
         return False
 
     def _keep(self, message: Message, sock: socket.socket) -> bool:
