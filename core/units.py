@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 
@@ -20,7 +21,10 @@ def parse_size(text: str) -> int:
     match = _SIZE.match(text)
     if not match:
         raise InvalidArgument(f"invalid size {text!r}", "it is not a number with a unit", "Write it like 64m or 1.5g")
-    return int(float(match[1]) * 1024 ** " kmgtp".index(match[2].lower() or " "))
+    count = float(match[1]) * 1024 ** " kmgtp".index(match[2].lower() or " ")
+    if count >= 1 << 63:
+        raise InvalidArgument(f"invalid size {text[:100]!r}", "it is beyond what a kernel counts", "Write it like 64m")
+    return int(count)
 
 
 def parse_duration(text: str) -> float:
@@ -29,9 +33,13 @@ def parse_duration(text: str) -> float:
     :raises InvalidArgument: not a duration
     """
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
         pass
+    else:
+        if math.isfinite(seconds):
+            return seconds
+        raise InvalidArgument(f"invalid duration {text!r}", "it is not a number", "Write it like 10s, 1m30s or 500ms")
     parts = _DURATION.findall(text)
     if not parts or "".join(a + b for a, b in parts) != text:
         raise InvalidArgument(f"invalid duration {text!r}", "it is not like 1m30s", "Write it like 10s, 1m30s or 500ms")

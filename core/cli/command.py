@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -95,6 +96,17 @@ class Parser(argparse.ArgumentParser):
             if one.nargs != 0:
                 return index == len(word) - 1
         return False
+
+
+@contextlib.asynccontextmanager
+async def closing(steps: AsyncIterator[object]) -> AsyncIterator[None]:
+    """Close what the engine yields when the block ends: left to the garbage collector it would outlive the engine."""
+    try:
+        yield
+    finally:
+        close = getattr(steps, "aclose", None)
+        if close is not None:
+            await close()
 
 
 def flag(parser: argparse._ActionsContainer, *names: str, help: str, default: bool = False) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.cli.command import Arguments, Command, Parser, many, parse_filters, parse_when
+from core.cli.command import Arguments, Command, Parser, closing, many, parse_filters, parse_when
 from core.cli.output import put, unescape, visible
 from core.cli.ps import has_label
 from core.cli.template import Template, to_json
@@ -26,13 +26,15 @@ async def run(engine: Engine, args: Arguments) -> int:
     template = Template(unescape(args.format)) if args.format and args.format != "json" else None
     since = parse_when(args.since) if args.since else None
     until = parse_when(args.until) if args.until else None
-    async for event in engine.events(since=since, until=until):
-        if not matches(event, filters):
-            continue
-        if template:
-            put(template.render(view(event)), flush=True)
-        else:
-            put(to_json(view(event)) if args.format else line(event), flush=True)
+    events = engine.events(since=since, until=until)
+    async with closing(events):
+        async for event in events:
+            if not matches(event, filters):
+                continue
+            if template:
+                put(template.render(view(event)), flush=True)
+            else:
+                put(to_json(view(event)) if args.format else line(event), flush=True)
     return 0
 
 

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from typing import BinaryIO
 
-from core.cli.command import Arguments, Command, Parser, flag, parse_when
+from core.cli.command import Arguments, Command, Parser, closing, flag, parse_when
 from core.engine import Engine
 from core.errors import InvalidArgument
 from core.model import LogLine
@@ -25,21 +25,22 @@ def _options(parser: Parser) -> None:
 
 async def run(engine: Engine, args: Arguments) -> int:
     """Standard output to ours, standard error to ours, byte by byte as the container wrote it."""
+    tail = _count(args.tail)
+    since = parse_when(args.since) if args.since else None
+    until = parse_when(args.until) if args.until else None
     writer = _Writer(args.timestamps, live=args.follow)
-    lines = engine.logs(
-        args.container,
-        tail=_count(args.tail),
-        since=parse_when(args.since) if args.since else None,
-        until=parse_when(args.until) if args.until else None,
-        follow=args.follow,
-    )
+    lines = engine.logs(args.container, tail=tail, since=since, until=until, follow=args.follow)
     try:
-        async for line in lines:
-            writer.write(line)
+        # Closed here, not by the garbage collector: the engine is gone by then.
+        async with closing(lines):
+            async for line in lines:
+                writer.write(line)
     except asyncio.CancelledError:
         if writer.broken is None:
             raise
         raise writer.broken from None
+    finally:
+        writer.stop()
     writer.flush()
     return 0
 
@@ -99,6 +100,11 @@ class _Writer:
             self.broken = error
             if self._task:
                 self._task.cancel()
+
+    def stop(self) -> None:
+        """No flush by the clock any more: it would break into the engine's own end where the reader has gone."""
+        if self._due is not None:
+            self._due.cancel()
 
     def flush(self) -> None:
         for out in self._streams.values():

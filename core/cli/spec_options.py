@@ -199,8 +199,8 @@ def _mounts(args: Arguments) -> tuple[Mount, ...]:
 def _resources(args: Arguments) -> Resources:
     if args.cpus and (args.cpu_period or args.cpu_quota):
         raise InvalidArgument("--cpus and --cpu-quota contradict each other", "--cpus sets the quota", "Give one")
-    if args.cpus < 0:
-        raise InvalidArgument(f"invalid --cpus {args.cpus}", "it cannot be negative")
+    if not 0 <= args.cpus <= 1e6:  # false for NaN as well
+        raise InvalidArgument(f"invalid --cpus {args.cpus:g}", "it is not a number of CPUs", "Write it like 0.5")
     swap = args.memory_swap
     return Resources(
         memory=parse_size(args.memory) if args.memory else 0,
@@ -212,7 +212,7 @@ def _resources(args: Arguments) -> Resources:
         cpu_quota=args.cpu_quota,
         cpuset_cpus=args.cpuset_cpus,
         cpuset_mems=args.cpuset_mems,
-        pids_limit=max(0, args.pids_limit),
+        pids_limit=args.pids_limit,
         oom_kill_disable=args.oom_kill_disable,
     )
 

@@ -26,7 +26,7 @@ from core.runtime import spec as oci
 from core.store.codec import to_plain
 
 MIN_MEMORY = 6 * 1024 * 1024  # bytes; below it a start fails in confusing ways (Docker has the same floor)
-MOST_PORTS = 100  # each is a descriptor, and the launcher takes them all in one message
+MOST_PORTS = 500  # each is a descriptor here, in the launcher and in the monitor; 1024 is a usual limit
 _MOST = 1 << 62  # of any count of bytes or microseconds
 _YEARS = 10 * 365 * 86400.0  # seconds
 _LABEL = "[a-zA-Z0-9_](?:[a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?"

@@ -1,4 +1,4 @@
-"""``--ulimit`` to the specification's ``process.rlimits``."""
+"""Limits in the specification's words: ``--ulimit`` as ``process.rlimits``, the others as ``linux.resources``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections.abc import Sequence
 
 from core.errors import InvalidArgument
 from core.kernel import caps
+from core.model.container import ContainerSpec, Resources
+from core.runtime import defaults
 from core.runtime.defaults import Json
+
+_PERIOD = 100_000  # microseconds: the kernel's default CPU period
 
 
 def rlimits(ulimits: Sequence[str]) -> list[Json]:
@@ -50,3 +54,40 @@ def _limit(text: str) -> int:
     if not -1 <= value < 1 << 64:
         raise ValueError
     return (1 << 64) - 1 if value == -1 else value
+
+
+def resources(spec: ContainerSpec) -> Json:
+    """``linux.resources`` in the kernel's units: bytes, microseconds."""
+    found: Json = {"devices": [{"allow": True, "access": "rwm"}] if spec.privileged else defaults.device_rules()}
+    limits = spec.resources
+    memory: Json = {}
+    if limits.memory:
+        memory["limit"] = limits.memory
+        # Docker's rule: as much swap as memory where nothing is said.
+        memory["swap"] = limits.memory_swap or limits.memory * 2
+    if limits.memory_reservation:
+        memory["reservation"] = limits.memory_reservation
+    if limits.oom_kill_disable:
+        memory["disableOOMKiller"] = True
+    if memory:
+        found["memory"] = memory
+    cpu = _cpu(limits)
+    if cpu:
+        found["cpu"] = cpu
+    if limits.pids_limit > 0:
+        found["pids"] = {"limit": limits.pids_limit}
+    return found
+
+
+def _cpu(limits: Resources) -> Json:
+    period, quota = limits.cpu_period, limits.cpu_quota
+    if limits.nano_cpus:
+        period, quota = _PERIOD, limits.nano_cpus * _PERIOD // 1_000_000_000
+    wanted = {
+        "shares": limits.cpu_shares,
+        "period": period,
+        "quota": quota,
+        "cpus": limits.cpuset_cpus,
+        "mems": limits.cpuset_mems,
+    }
+    return {key: value for key, value in wanted.items() if value}

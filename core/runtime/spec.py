@@ -16,16 +16,15 @@ from typing import cast
 
 from core.errors import InvalidArgument
 from core.kernel import caps
-from core.model.container import ContainerSpec, ExecSpec, Mount, Resources
+from core.model.container import ContainerSpec, ExecSpec, Mount
 from core.model.image import ImageConfig
 from core.runtime import defaults, seccomp
 from core.runtime.defaults import Json
-from core.runtime.limits import rlimits
+from core.runtime.limits import resources, rlimits
 from core.runtime.user import USER_ANNOTATION, check_user
 
 INIT_ANNOTATION = "io.wharfinger.init"
 _NAMESPACED_SYSCTLS = ("kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.", "net.")
-_PERIOD = 100_000  # microseconds: the kernel's default CPU period
 _SECURITY: dict[str, tuple[str, ...]] = {  # option → its values; none listed: a path
     "no-new-privileges": ("", "true", "false", "1", "0"),
     "seccomp": (),
@@ -296,7 +295,7 @@ def _linux(
     linux: Json = {
         "namespaces": namespaces,
         "cgroupsPath": cgroup_path,
-        "resources": _resources(spec),
+        "resources": resources(spec),
         "sysctl": _sysctls(spec.sysctls, netns),
         "maskedPaths": [] if open_paths else [*defaults.MASKED, *_thermal_throttle()],
         "readonlyPaths": [] if open_paths else list(defaults.READONLY),
@@ -337,42 +336,6 @@ def _sysctls(wanted: Mapping[str, str], netns: str) -> dict[str, str]:
         if "\0" in value or "\n" in value:
             raise InvalidArgument(f"cannot set sysctl {name}", "its value has more than one line", "Give one word")
     return dict(wanted)
-
-
-def _resources(spec: ContainerSpec) -> Json:
-    found: Json = {"devices": [{"allow": True, "access": "rwm"}] if spec.privileged else defaults.device_rules()}
-    limits = spec.resources
-    memory: Json = {}
-    if limits.memory:
-        memory["limit"] = limits.memory
-        # Docker's rule: as much swap as memory where nothing is said.
-        memory["swap"] = limits.memory_swap or limits.memory * 2
-    if limits.memory_reservation:
-        memory["reservation"] = limits.memory_reservation
-    if limits.oom_kill_disable:
-        memory["disableOOMKiller"] = True
-    if memory:
-        found["memory"] = memory
-    cpu = _cpu(limits)
-    if cpu:
-        found["cpu"] = cpu
-    if limits.pids_limit > 0:
-        found["pids"] = {"limit": limits.pids_limit}
-    return found
-
-
-def _cpu(limits: Resources) -> Json:
-    period, quota = limits.cpu_period, limits.cpu_quota
-    if limits.nano_cpus:
-        period, quota = _PERIOD, limits.nano_cpus * _PERIOD // 1_000_000_000
-    wanted = {
-        "shares": limits.cpu_shares,
-        "period": period,
-        "quota": quota,
-        "cpus": limits.cpuset_cpus,
-        "mems": limits.cpuset_mems,
-    }
-    return {key: value for key, value in wanted.items() if value}
 
 
 def _host_devices() -> list[Json]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 
 from core import errors
 from core.engine import Engine
+from core.local import LocalEngine
 from core.model import (
     ContainerSpec,
     ExecSpec,
@@ -20,8 +23,9 @@ from core.model import (
     Resources,
     RestartPolicy,
 )
-from core.store.paths import Instance
+from core.store.paths import Instance, find_instance
 from tests.engine.test_attacks_image import base, load
+from tests.instance import end_instance
 
 MIB = 1024 * 1024
 SHELL = ("CMD-SHELL", "true")
@@ -134,7 +138,7 @@ BAD: dict[str, dict[str, Any]] = {
     "protocol": {"ports": (PortMapping(80, protocol="sctp"),)},
     "address of a port": {"ports": (PortMapping(80, host_ip="everywhere"),)},
     "one host port for two": {"ports": (PortMapping(80, 8099), PortMapping(81, 8099))},
-    "many ports": {"ports": tuple(PortMapping(number) for number in range(1, 300))},
+    "many ports": {"ports": tuple(PortMapping(number) for number in range(1, 600))},
     "ports without a network": {"ports": (PortMapping(80),), "network": "none"},
 }
 
@@ -285,3 +289,31 @@ async def test_wrong_types_are_refused_when_the_image_comes(engine: Engine, tmp_
             pass
     assert wrong == []
     assert await engine.images() == []
+
+
+async def test_a_full_disk_is_said(tmp_path: Path, archive: Path) -> None:
+    """What the operating system refuses is one of the engine's errors, with what to do."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", disk], check=True)
+    inst = find_instance(disk / "root", tmp_path / "run")
+    engine = await LocalEngine.open(inst.root, inst.run)
+    try:
+        async for _ in engine.load(archive):
+            pass
+        spec = ContainerSpec("busybox:test", command=("true",), env=("A=" + "x" * 100_000,))
+        box = await engine.create(spec)
+        with contextlib.suppress(OSError), open(disk / "fill", "wb", 0) as fill:
+            while True:
+                fill.write(bytes(4096))
+        for attempt in (engine.create(spec), engine.start(box.id)):
+            with pytest.raises(errors.NoSpace, match="the disk is full") as caught:
+                await attempt
+            assert caught.value.fix
+        (disk / "fill").unlink()
+        assert [each.id for each in await engine.containers()] == [box.id]
+        assert [path.name for path in (inst.root / "containers").iterdir()] == [box.id]
+    finally:
+        await engine.close()
+        await end_instance(inst)
+        subprocess.run(["umount", disk], check=True)

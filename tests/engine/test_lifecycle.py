@@ -327,10 +327,12 @@ async def test_user_and_groups(engine: Engine, busybox_image: str) -> None:
     code, lines = await run(engine, busybox_image, "sh", "-c", "id -u; id -g; id -G", user="app")
     assert (code, lines[:2]) == (0, ["1000", "1000"])
     assert set(lines[2].split()) == {"1000", "2000"}
-    for wrong in ("nobody-here", "4294967296", "-1"):
-        box = await engine.create(ContainerSpec(busybox_image, command=("id",), user=wrong))
-        with pytest.raises(errors.WharfError):
-            await engine.start(box.id)
+    box = await engine.create(ContainerSpec(busybox_image, command=("id",), user="nobody-here"))
+    with pytest.raises(errors.StartFailed, match="unknown user"):
+        await engine.start(box.id)
+    for wrong in ("4294967296", "-1"):
+        with pytest.raises(errors.InvalidArgument):
+            await engine.create(ContainerSpec(busybox_image, command=("id",), user=wrong))
 
 
 async def test_names_and_references(engine: Engine, busybox_image: str) -> None:
