@@ -15,12 +15,8 @@ from core.kernel import process
 from core.kernel.clone import fork_sibling
 from core.runtime import finish, terminal
 from core.runtime.defaults import Json
-from core.runtime.task import ExecTask, Report
+from core.runtime.task import NAMESPACES, ExecTask, Report
 from core.runtime.user import USER_ANNOTATION
-
-_JOIN = (
-    process.CLONE_NEWNS | process.CLONE_NEWUTS | process.CLONE_NEWIPC | process.CLONE_NEWNET | process.CLONE_NEWCGROUP
-)
 
 
 def join(task: ExecTask) -> NoReturn:
@@ -44,7 +40,7 @@ def _enter(task: ExecTask, report: Report) -> None:
     task.enter_cgroup()
     finish.keep_only(task.stdio, {task.report, task.pidfd})
     report.at("joining namespaces")
-    process.setns(task.pidfd, _JOIN)
+    process.setns(task.pidfd, sum(NAMESPACES.values()))
     process.setns(task.pidfd, process.CLONE_NEWPID)  # not for this process: for its children
     os.close(task.pidfd)
     if task.stdio is None:

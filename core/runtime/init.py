@@ -14,16 +14,8 @@ from core.kernel import caps, libc, mount, process, resolve
 from core.runtime import finish, rootfs, terminal
 from core.runtime.defaults import Json
 from core.runtime.spec import INIT_ANNOTATION
-from core.runtime.task import InitTask, Report
+from core.runtime.task import NAMESPACES, InitTask, Report
 from core.runtime.user import USER_ANNOTATION
-
-_UNSHARE = {
-    "mount": process.CLONE_NEWNS,
-    "uts": process.CLONE_NEWUTS,
-    "ipc": process.CLONE_NEWIPC,
-    "network": process.CLONE_NEWNET,
-    "cgroup": process.CLONE_NEWCGROUP,
-}
 
 
 def run(task: InitTask) -> NoReturn:
@@ -83,12 +75,12 @@ def _namespaces(task: InitTask, report: Report) -> None:
         kind, path = str(entry["type"]), entry.get("path")
         if kind == "network" and task.netns is not None:
             process.setns(task.netns, process.CLONE_NEWNET)
-        elif kind in _UNSHARE and path:
+        elif kind in NAMESPACES and path:
             fd = os.open(str(path), os.O_RDONLY | os.O_CLOEXEC)
-            process.setns(fd, _UNSHARE[kind])
+            process.setns(fd, NAMESPACES[kind])
             os.close(fd)
-        elif kind in _UNSHARE:
-            flags |= _UNSHARE[kind]
+        elif kind in NAMESPACES:
+            flags |= NAMESPACES[kind]
     report.at("making namespaces")
     process.unshare(flags)
 

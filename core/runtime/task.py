@@ -10,8 +10,18 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from core.errors import InvalidArgument, StartFailed, WharfError
+from core.kernel import process
 from core.kernel.clone import Place
 from core.runtime.defaults import Json
+
+# By their names in config.json. The pid namespace is entered by a fork.
+NAMESPACES = {
+    "mount": process.CLONE_NEWNS,
+    "uts": process.CLONE_NEWUTS,
+    "ipc": process.CLONE_NEWIPC,
+    "network": process.CLONE_NEWNET,
+    "cgroup": process.CLONE_NEWCGROUP,
+}
 
 
 @dataclass

@@ -27,7 +27,7 @@ from core.supervise.loop import Loop
 from core.supervise.paper import Paper
 from core.supervise.protocol import Launch, Message, send
 from core.supervise.pump import Pump
-from core.supervise.records import ExitRecord, RunState, boot_id
+from core.supervise.records import ExitRecord, RunState, boot_id, write_state
 from core.supervise.release import release
 from core.supervise.restart import Restarts
 from core.supervise.rundir import CONTROL, RunDir
@@ -90,8 +90,8 @@ class Monitor:
                 self.pump.add(attach, stdin=self.launch.stdin_open, lossless=True)
             self._bring_up(reply, None, meanwhile=self.open_control)
             self.start_health()
-            # The state before the answer: whoever is told that it runs can also see it.
-            self.save()
+            # The state before the answer: whoever is told that it runs can also see it. A start without it fails.
+            write_state(self.rundir.path, self.state)
             # Here, not in the engine: this process tells the end as well, so that the two never change places.
             self.tell("start")
             send(reply, {"started": self._started()})

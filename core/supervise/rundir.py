@@ -67,7 +67,9 @@ class RunDir:
         """For a monitor that has to take over."""
         fd = os.open(self.file(LAUNCH), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, json.dumps(launch.to_plain()).encode())
+            content = json.dumps(launch.to_plain()).encode()
+            if os.write(fd, content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.file(LAUNCH))
         finally:
             os.close(fd)
 
