@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 
@@ -37,7 +36,7 @@ def parse_duration(text: str) -> float:
     except ValueError:
         pass
     else:
-        if math.isfinite(seconds):
+        if abs(seconds) < float("inf"):  # false for NaN as well
             return seconds
         raise InvalidArgument(f"invalid duration {text!r}", "it is not a number", "Write it like 10s, 1m30s or 500ms")
     parts = _DURATION.findall(text)
