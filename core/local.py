@@ -43,7 +43,7 @@ def _translated(error: OSError, doing: str) -> WharfError:
     # What an undo could not do was noted on the exception: core.store.journal.
     left = tuple(getattr(error, "__notes__", ()))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        fix = "Free some space: `wharf rm` and `wharf rmi` remove containers and images"
+        fix = "Free some space on the disk of the data root, and try again"
         return NoSpace(f"cannot {doing}: the disk is full", why, fix, step=doing, cleanup=left)
     if isinstance(error, TimeoutError):
         return Timeout(f"cannot {doing}", why or "it took too long", "Try again", step=doing, cleanup=left)
