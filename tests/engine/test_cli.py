@@ -205,6 +205,20 @@ async def test_logs_follow_until_the_reader_goes(wharf: Wharf) -> None:
     assert await asyncio.wait_for(process.wait(), 10) == 141
 
 
+async def test_logs_of_both_streams_until_the_reader_goes(wharf: Wharf) -> None:
+    """The broken pipe shows in a write while another is due: the later one must not break into the engine's end."""
+    await wharf.background("box", script="while :; do echo out; echo err >&2; usleep 2000; done")
+    for _ in range(3):
+        process = await wharf.start("logs", "-f", "-n", "0", "box")
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert await asyncio.wait_for(process.stdout.readline(), 10) == b"out\n"
+        process.stdout._transport.close()  # type: ignore[attr-defined]
+        err = await asyncio.wait_for(process.stderr.read(), 10)
+        assert set(err.split()) <= {b"err"}
+        assert await asyncio.wait_for(process.wait(), 10) == 141
+
+
 async def test_ctrl_c_ends_quietly(wharf: Wharf) -> None:
     await wharf.background("box")
     for words in (["logs", "-f", "box"], ["events", "--since", "1m"], ["stats", "--format", "{{.Name}}"]):
