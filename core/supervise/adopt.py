@@ -67,7 +67,7 @@ def _join(monitor: Monitor, old: RunState, status: int | None) -> None:
         except FileNotFoundError:
             pass  # it has just ended
     if launch.stdin_open and not launch.tty and not had_copies:
-        kept["stdin"] = os.open(rundir.file("stdin"), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        kept["stdin"] = rundir.our_input()
     monitor.pidfd = kept.get("pidfd", -1)
     monitor.open_streams()
     monitor.open_control()

@@ -25,7 +25,7 @@ from core.supervise import spawn
 from core.supervise.fate import wait_status
 from core.supervise.loop import Loop
 from core.supervise.paper import Paper
-from core.supervise.protocol import Launch, Message, send
+from core.supervise.protocol import Launch, Message, Started, send
 from core.supervise.pump import Pump
 from core.supervise.records import ExitRecord, RunState, boot_id, write_state
 from core.supervise.release import release
@@ -117,13 +117,7 @@ class Monitor:
         self.stopping = old.stopping
 
     def _started(self) -> Message:
-        state = self.state
-        return {
-            "pid": state.pid,
-            "pid_start": state.pid_start,
-            "monitor_pid": state.monitor_pid,
-            "started": state.started,
-        }
+        return {name: getattr(self.state, name) for name in Started.__dataclass_fields__}
 
     def _confirmed(self, reply: socket.socket) -> None:
         """The engine has noted the start down; or it has gone, and the start with it."""
@@ -179,7 +173,9 @@ class Monitor:
         # Our ends first: a pipe that nobody holds open forgets its content, and a quick command has written and ended
         # before we come back here.
         self._open_outputs(rundir)
-        stdio = None if launch.tty else self._child_stdio(rundir)
+        if launch.stdin_open and not launch.tty and "stdin" not in self.kept:
+            self.kept["stdin"] = rundir.our_input()
+        stdio = None if launch.tty else rundir.child_stdio(stdin=launch.stdin_open)
         try:
             child = spawn.start_init(launch, self.config, self.seccomp, stdio, self.kept.get("netns"))
         finally:
@@ -202,18 +198,6 @@ class Monitor:
         self.watch_end()
         self.give_to_launcher()
 
-    def _child_stdio(self, rundir: RunDir) -> tuple[int, int, int]:
-        """The container's ends. Output is opened read-write: while no monitor reads, writing blocks, and is no error.
-
-        Input is opened for reading only, so that its end can be seen.
-        """
-        out, err = (os.open(rundir.file(name), os.O_RDWR | os.O_CLOEXEC) for name in ("stdout", "stderr"))
-        if not self.launch.stdin_open:
-            return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), out, err
-        if "stdin" not in self.kept:
-            self.kept["stdin"] = os.open(rundir.file("stdin"), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        return os.open(rundir.file("stdin"), os.O_RDONLY | os.O_CLOEXEC), out, err
-
     def open_streams(self) -> None:
         """Begin to move the container's bytes."""
         assert self.rundir is not None
@@ -225,10 +209,8 @@ class Monitor:
         self.pump.open(self.outputs, self.kept.get("stdin"), None)
 
     def _open_outputs(self, rundir: RunDir) -> None:
-        if self.launch.tty or self.outputs:
-            return
-        for name, stream in (("stdout", 1), ("stderr", 2)):
-            self.outputs[os.open(rundir.file(name), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)] = stream
+        if not self.launch.tty and not self.outputs:
+            self.outputs = rundir.our_outputs()
 
     def watch_end(self) -> None:
         self.loop.watch(self.pidfd, lambda events: self._ended())

@@ -63,6 +63,23 @@ class RunDir:
         for name in FIFOS:
             os.mkfifo(self.file(name), 0o600)
 
+    def our_outputs(self) -> dict[int, int]:
+        """The monitor's ends of the output pipes → stream."""
+        flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
+        return {os.open(self.file(name), flags): stream for name, stream in (("stdout", 1), ("stderr", 2))}
+
+    def our_input(self) -> int:
+        """The monitor's end of the input pipe."""
+        return os.open(self.file("stdin"), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def child_stdio(self, *, stdin: bool) -> tuple[int, int, int]:
+        """The container's ends. Output is opened read-write: while no monitor reads, writing blocks, and is no error.
+
+        Input is opened for reading only, so that its end can be seen.
+        """
+        out, err = (os.open(self.file(name), os.O_RDWR | os.O_CLOEXEC) for name in ("stdout", "stderr"))
+        return os.open(self.file("stdin") if stdin else "/dev/null", os.O_RDONLY | os.O_CLOEXEC), out, err
+
     def save_launch(self, launch: Launch) -> None:
         """For a monitor that has to take over."""
         fd = os.open(self.file(LAUNCH), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
