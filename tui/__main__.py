@@ -26,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return command_line(arguments)
     if not (os.isatty(0) and os.isatty(1)):
-        return _without_terminal()
+        return _fail("the workstation needs a terminal. `wharf --help` lists commands for scripts", 125, False)
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)  # where a shell exports them they would hide every later change of the size
     splashed = os.environ.get("TERM", "dumb") not in ("", "dumb")
     if splashed:
         splash.opening()  # before any further import: those of `env` alone take as long as the frame may
@@ -41,13 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(refused), refused.exit_code, splashed)
     env.prepare(terminal)
     return _workstation(terminal)
-
-
-def _without_terminal() -> int:
-    """A pipe or a CI job: run the demo and say what runs."""
-    from core.cli import main as command_line
-
-    return command_line(["demo"]) or command_line(["ps"])
 
 
 def _fail(words: str, code: int, splashed: bool = True) -> int:

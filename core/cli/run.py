@@ -28,6 +28,8 @@ def _run_options(parser: Parser) -> None:
     parser.add_argument("--detach-keys", default=DETACH, metavar="KEYS", help=f"leave without ending it ({DETACH})")
     add_spec_options(parser)
 
+ENGINE_FAILED = 125  # docker-run(1), EXIT STATUS
+
 
 async def create_container(engine: Engine, args: Arguments, spec: ContainerSpec) -> Container:
     """Create, with the image pulled as ``--pull`` says.
@@ -76,8 +78,12 @@ async def run(engine: Engine, args: Arguments) -> int:
     streams = _streams(args)
     keys = parse_keys(args.detach_keys)
     check_input(stdin=args.interactive and not args.detach, terminal=args.tty)
-    box = await create_container(engine, args, build_spec(args))
     began = time.time()
+    try:
+        box = await create_container(engine, args, build_spec(args))
+    except WharfError as error:
+        error.exit_code = ENGINE_FAILED  # whatever it is: 1 would be taken for the command's own code
+        raise
     try:
         if args.detach:
             await engine.start(box.id)
@@ -89,7 +95,6 @@ async def run(engine: Engine, args: Arguments) -> int:
         with contextlib.suppress(WharfError):
             await engine.remove(box.id, force=True)
         raise
-
     stdin = "stdin" in streams
     code = await stay(engine, box, session, stdin=stdin, proxy=args.sig_proxy, keys=keys, streams=streams)
     if args.rm and not await _runs(engine, box):

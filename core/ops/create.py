@@ -72,7 +72,7 @@ async def _insert(ctx: Context, record: Record) -> Record:
             raise NameTaken(
                 f"the name {record.name!r} is taken",
                 f"container {holder.id[:12]} has it",
-                "Remove or rename that one, or choose another name",
+                "Remove that one, or choose another name",
             ) from None
 
 

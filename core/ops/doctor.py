@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,20 +32,12 @@ _USEFUL = {
     "SYS_MODULE": "missing kernel modules cannot be loaded on demand",
     "SYSLOG": "privileged containers cannot read the kernel's log",
 }
-_PROGRAMS = {
-    "criu": "no checkpoint and restore of running containers",
-    "pasta": "no fast way out for rootless networks (slirp4netns will do)",
-    "slirp4netns": "no way out for rootless networks where pasta is missing too",
-    "git": "no build from a git address",
-    "runc": "no second OCI runtime to compare with",
-    "newuidmap": "rootless containers have a single user id (Debian: apt-get install uidmap)",
-}
 
 
 def doctor(inst: Instance) -> list[Check]:
     """Every finding, the most basic first. Never raises: what cannot be found out is a finding too."""
     found: list[Check] = []
-    for check in (_privilege, _cgroups, _layers, _disk, _network, _firewall, _kernel, _security, _programs):
+    for check in (_privilege, _cgroups, _layers, _disk, _network, _firewall, _kernel, _security):
         try:
             found += check(inst)
         except (OSError, WharfError) as exc:
@@ -295,15 +286,6 @@ def _security(inst: Instance) -> Iterator[Check]:
             "containers are held by namespaces, capabilities and seccomp alone",
             "Boot with security=apparmor where the kernel has it",
         )
-
-
-def _programs(inst: Instance) -> Iterator[Check]:
-    for name, consequence in _PROGRAMS.items():
-        path = shutil.which(name)
-        if path:
-            yield _ok(name, path)
-        else:
-            yield _gap(name, "warn", "not installed (optional)", consequence, f"Install {name}, if that is needed")
 
 
 def _text(path: str) -> str:

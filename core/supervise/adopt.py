@@ -45,7 +45,7 @@ def take_over(monitor: Monitor, status: int | None) -> bool:
     if ended is not None and ended.started == old.started:
         monitor.open_control()
         monitor.paper.note_exit(ended)  # once more: it may be in the run folder only
-        monitor.after_exit(ended.exit_code, ended.ran, failed=bool(ended.error))
+        monitor.after_exit(ended.exit_code, ended.ran, failed=bool(ended.error) and not ended.restarting)
     else:
         _join(monitor, old, status)
     return True

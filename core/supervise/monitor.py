@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from core import cgroups
-from core.errors import StartFailed, WharfError
+from core.errors import CommandNotExecutable, CommandNotFound, StartFailed, WharfError
 from core.kernel import process
 from core.logs.writer import LogWriter
 from core.runtime.defaults import Json
@@ -301,11 +301,8 @@ class Monitor:
         for fd in self.outputs:
             os.close(fd)
         self.outputs = {}
-        try:
+        with contextlib.suppress(WharfError):  # something put in there from outside: the engine removes it later
             cgroups.remove(self.launch.cgroup)
-        except WharfError:
-            # Something else is in there (put in from outside): the engine's release removes it later.
-            pass
 
     def _tell_death(self) -> None:
         self.tell("die", exitCode="" if self.last_code is None else str(self.last_code))
@@ -314,6 +311,9 @@ class Monitor:
         if self.stopping:
             return
         try:
+            # On a busy host the kernel takes the dead off their cgroup late; nothing of the last run may be in there.
+            cgroups.kill(self.launch.cgroup)
+            cgroups.remove(self.launch.cgroup)
             self._bring_up(None, RESTART_TIMEOUT)
         except (OSError, WharfError) as error:
             self._failed_restart(_typed(error))
@@ -323,12 +323,12 @@ class Monitor:
         self.tell("start")
 
     def _failed_restart(self, error: WharfError) -> None:
-        code = error.exit_code
-        now = time.time()
-        self.paper.note_exit(ExitRecord(code, 0, False, now, now, str(error), self.restarts.count))
-        cgroups.remove(self.launch.cgroup)
-        self.last_code = code
-        self.finish()
+        """One more failed run; only a command that is not there will not be there the next time either."""
+        code, now, count = error.exit_code, time.time(), self.restarts.count
+        hopeless = isinstance(error, (CommandNotFound, CommandNotExecutable))
+        delay = None if hopeless else self._next_delay(code, 0.0)
+        self.paper.note_exit(ExitRecord(code, 0, False, now, now, str(error), count, restarting=delay is not None))
+        self._go_on(code, delay)
 
     def finish(self) -> None:
         """It will not run again: tell everyone, have its things released, leave."""

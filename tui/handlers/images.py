@@ -38,9 +38,10 @@ def remove(desk: Workspace) -> None:
     name = image_name(image)
     size = text.size(image.size).strip()
     lost = ["Its layers that no other image has are deleted; pull or load it again to have it back."]
-    if len(image.tags) > 1:
-        lost = [f"Only this name goes; {len(image.tags) - 1} other tags keep the image."]
-    if users:
+    others = len(image.tags) - 1
+    if others > 0:
+        lost = [f"Only this name goes; {others} other {'tag keeps' if others == 1 else 'tags keep'} the image."]
+    elif users:
         lost.append(f"Used by {', '.join(users[:5])}: the engine will refuse.")
     reference = image.tags[0] if image.tags else image.id
     desk.ask(
