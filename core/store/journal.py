@@ -97,6 +97,10 @@ class Journal:
 
 def orphans(inst: Instance) -> Iterator[tuple[Path, str, str, list[tuple[str, list[str]]]]]:
     """Journals whose owner is dead, as (path, object id, verb, steps). Unlink the path once they are undone."""
+    for path in (inst.run / "journal").glob(".*"):
+        # Its owner died before it was locked and named: nothing had been taken yet.
+        if not Path("/proc", path.name.rpartition(".")[2]).exists():
+            path.unlink(missing_ok=True)
     for path in sorted((inst.run / "journal").glob("[!.]*")):
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
