@@ -113,8 +113,8 @@ async def test_bad_input_leaves_nothing(wharf: Wharf) -> None:
     for words, code, says in (
         (["--name", "taken", wharf.image], 125, "'taken' is taken"),
         (["-p", "127.0.0.1:28080:80", wharf.image], 125, "28080/tcp is taken"),
-        (["--pull", "never", "no/such:image"], 1, "no/such"),
-        (["--network", "nowhere", wharf.image], 1, "nowhere"),
+        (["--pull", "never", "no/such:image"], 125, "no/such"),
+        (["--network", "nowhere", wharf.image], 125, "nowhere"),
         (["-m", "1k", wharf.image], 125, "6m"),
         (["-v", "/no/such/folder:/x", wharf.image], 125, "/no/such/folder"),
         (["--user", "nobody-here", wharf.image, "true"], 125, "nobody-here"),
