@@ -102,7 +102,7 @@ def _stat(pid: int | str) -> list[bytes] | None:
     longer than the kernel's part."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter where it goes in the very moment of opening
         return None
     try:
         return os.read(fd, 4096).rpartition(b")")[2].split()
