@@ -31,8 +31,9 @@ from core.errors import Corrupt
 from core.images.places import DIFF
 from core.images.trash import delete_tree
 from core.kernel.libc import call
+from core.kernel.process import boot_id
 from core.kernel.resolve import BENEATH, NO_SYMLINKS, NO_XDEV, open_in_root
-from core.store.db import Database, Store, boot_id
+from core.store.db import Database, Store
 from core.store.paths import Instance
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC

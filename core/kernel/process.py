@@ -112,6 +112,13 @@ def _stat(pid: int | str) -> list[bytes] | None:
         os.close(fd)
 
 
+@functools.cache
+def boot_id() -> str:
+    """The kernel's id of this boot (proc_sys_kernel(5)); it cannot change while a process lives."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
 def set_no_new_privs() -> None:
     """From here on no exec can gain privileges, set-user-ID files included."""
     prctl(_PR_SET_NO_NEW_PRIVS, 1)

@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from core.errors import InvalidArgument, NotFound
+from core.kernel.process import boot_id
 from core.model import Container, ContainerSpec, EndpointInfo, ImageConfig, PortMapping, State
 from core.ops.context import Context
 from core.store.codec import from_plain, to_plain
-from core.store.db import Row, boot_id
+from core.store.db import Row
 from core.supervise import client
 
 STOP_GRACE = 15.0  # seconds: what a stop may take beyond its own time, SIGKILL included

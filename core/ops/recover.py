@@ -13,6 +13,7 @@ import shutil
 
 from core import cgroups
 from core.errors import NotFound, Timeout, WharfError
+from core.kernel.process import boot_id
 from core.model import State
 from core.ops import records
 from core.ops.context import Context
@@ -22,7 +23,6 @@ from core.ops.settle import release, settle
 from core.ops.start import start
 from core.ops.stop import stop
 from core.store import journal
-from core.store.db import boot_id
 from core.store.journal import undo_all
 from core.store.lock import drop_lock_file, object_lock
 from core.supervise import client

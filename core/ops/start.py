@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 
 from core import cgroups
 from core.errors import Conflict, PortTaken
+from core.kernel.process import boot_id
 from core.model import Container, EndpointInfo, PortMapping, State
 from core.net import Published
 from core.ops import bundle, records
 from core.ops.context import Context
 from core.ops.records import Record, Saved
 from core.ops.settle import release, settle
-from core.store.db import boot_id
 from core.store.journal import Journal
 from core.store.lock import object_lock
 from core.supervise import client

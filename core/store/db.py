@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from core.errors import Conflict, Corrupt, NoSpace, Unavailable, WharfError
+from core.kernel.process import boot_id
 from core.store import schema
 from core.store.lock import file_lock
 from core.store.paths import Instance
@@ -137,11 +138,6 @@ class Database:
         self._peeker.close()
         with self._lock:
             self._con.close()
-
-
-def boot_id() -> str:
-    """The kernel's id of this boot (proc_sys_kernel(5))."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _claim_root(inst: Instance, boot: str) -> None:

@@ -27,7 +27,7 @@ from core.supervise.listen import Reception
 from core.supervise.loop import Loop
 from core.supervise.monitor import Monitor
 from core.supervise.protocol import PROTOCOL, Launch, Message, close_all, receive, send
-from core.supervise.records import boot_id, load_state, monitor_alive
+from core.supervise.records import load_state, monitor_alive
 from core.supervise.rundir import CONTROL, load_launch
 from core.supervise.sockets import connect
 from core.supervise.spawn import read_bundle
@@ -295,7 +295,7 @@ def main(listener_fd: int, run: str, build: str) -> None:
     # Asked once, here: every monitor inherits the answers.
     cgroups.detect()
     can_fork_into()
-    boot_id()
+    process.boot_id()
     process.argument_area()
     # What is alive now is shared with every monitor: the collector must never touch (and so copy) it.
     gc.collect()

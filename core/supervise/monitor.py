@@ -27,7 +27,7 @@ from core.supervise.loop import Loop
 from core.supervise.paper import Paper
 from core.supervise.protocol import Launch, Message, Started, send
 from core.supervise.pump import Pump
-from core.supervise.records import ExitRecord, RunState, boot_id, write_state
+from core.supervise.records import ExitRecord, RunState, write_state
 from core.supervise.release import release
 from core.supervise.restart import Restarts
 from core.supervise.rundir import CONTROL, RunDir
@@ -71,7 +71,7 @@ class Monitor:
             status="running",
             started=0.0,
             tty=launch.tty,
-            boot_id=boot_id(),
+            boot_id=process.boot_id(),
         )
 
     # -- the first start

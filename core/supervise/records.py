@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import json
 import os
 from dataclasses import dataclass
@@ -52,12 +51,6 @@ class ExitRecord:
     restarting: bool = False  # by policy: the monitor starts it again
     ran: float = 0.0  # seconds, by a clock that nobody sets
     version: int = 1
-
-
-@functools.cache
-def boot_id() -> str:
-    """Of this boot of the host: what runs now cannot have been started in another."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def write_state(run_dir: str, state: RunState) -> None:
@@ -108,7 +101,7 @@ def load_state(run_dir: str | Path) -> RunState | None:
     known = {name: data[name] for name in RunState.__dataclass_fields__ if name in data}
     with contextlib.suppress(TypeError):
         state = RunState(**known)  # type: ignore[arg-type]
-        return state if state.boot_id == boot_id() else None
+        return state if state.boot_id == process.boot_id() else None
     return None
 
 
