@@ -19,6 +19,7 @@ from core.kernel.libc import (
     SYS_FSCONFIG,
     SYS_FSMOUNT,
     SYS_FSOPEN,
+    SYS_FSPICK,
     SYS_MOUNT_SETATTR,
     SYS_MOVE_MOUNT,
     SYS_OPEN_TREE,
@@ -35,16 +36,19 @@ ATTR_ATIME = 0x70  # the field; 0 in it means relatime
 ATTR_NOATIME = 0x10
 ATTR_STRICTATIME = 0x20
 ATTR_NODIRATIME = 0x80
+ATTR_IDMAP = 0x100000
 ATTR_NOSYMFOLLOW = 0x200000
 
 MS_REC = 1 << 14
+MS_UNBINDABLE = 1 << 17
 MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
 MS_SHARED = 1 << 20
 
-_SET_FLAG, _SET_STRING, _CMD_CREATE = 0, 1, 6
+_SET_FLAG, _SET_STRING, _SET_FD, _CMD_CREATE, _CMD_RECONFIGURE = 0, 1, 5, 6, 7
 _CLOEXEC = 1
 _OPEN_TREE_CLONE = 1
+_FSPICK_CLOEXEC, _FSPICK_EMPTY_PATH = 1, 8
 _F_EMPTY_PATH, _T_EMPTY_PATH = 0x4, 0x40
 _MNT_DETACH = 2
 _STRING_LIMIT = 255  # fsconfig(2) copies at most 256 bytes of a value, the final NUL included
@@ -70,6 +74,22 @@ def filesystem(fstype: str, options: Iterable[tuple[str, str | None]] = (), attr
             _configure(context, key, value)
         syscall(SYS_FSCONFIG, context, _CMD_CREATE, None, None, 0, what=f"create {fstype}")
         return syscall(SYS_FSMOUNT, context, _CLOEXEC, attrs, what=f"fsmount {fstype}")
+    except OSError as error:
+        raise OSError(error.errno, _explain(context, error), error.filename) from error
+    finally:
+        os.close(context)
+
+
+def reconfigure(mount_fd: int, options: Iterable[tuple[str, str | None]]) -> None:
+    """Change the options of the file system that is mounted at ``mount_fd`` (``remount``, without its mount flags).
+
+    :raises OSError: with what the kernel logged about it in the message
+    """
+    context = syscall(SYS_FSPICK, mount_fd, b"", _FSPICK_CLOEXEC | _FSPICK_EMPTY_PATH, what="fspick")
+    try:
+        for key, value in options:
+            _configure(context, key, value)
+        syscall(SYS_FSCONFIG, context, _CMD_RECONFIGURE, None, None, 0, what="remount")
     except OSError as error:
         raise OSError(error.errno, _explain(context, error), error.filename) from error
     finally:
@@ -123,12 +143,80 @@ def overlay(lower: Sequence[str], upper: str, work: str) -> int:
             os.close(fd)
 
 
+def mapped_overlay(lower: Sequence[str], upper: str, work: str, userns_fd: int) -> int:
+    """:func:`overlay` with the ids of all its layers mapped (:func:`map_ids`, Linux 5.19): nothing on the disk changes.
+
+    ``upper`` and ``work`` must have the same parent folder. Before Linux 6.13 an overlay takes layers by path only, so
+    that they are mounted for a moment, stacked on that parent: the caller must be in a mount namespace of its own.
+
+    :raises OSError:
+    """
+    parent = os.path.dirname(upper)
+    mapped = [clone_tree(path) for path in (*lower, parent)]
+    try:
+        for fd in mapped:
+            map_ids(fd, userns_fd)
+        *layers, above = mapped
+        folders = [os.open(os.path.basename(path), os.O_PATH | os.O_CLOEXEC, dir_fd=above) for path in (upper, work)]
+        mapped += folders
+        if not _takes_descriptors():
+            return _attached_overlay(layers, above, os.path.basename(upper), os.path.basename(work), parent)
+        context = syscall(SYS_FSOPEN, b"overlay", _CLOEXEC, what="fsopen overlay")
+        try:
+            _configure(context, "source", "overlay")
+            for key, fd in (*(("lowerdir+", fd) for fd in layers), ("upperdir", folders[0]), ("workdir", folders[1])):
+                syscall(SYS_FSCONFIG, context, _SET_FD, key.encode(), None, fd, what=f"option {key}")
+            syscall(SYS_FSCONFIG, context, _CMD_CREATE, None, None, 0, what="create overlay")
+            return syscall(SYS_FSMOUNT, context, _CLOEXEC, 0, what="fsmount overlay")
+        except OSError as error:
+            raise OSError(error.errno, _explain(context, error), error.filename) from error
+        finally:
+            os.close(context)
+    finally:
+        for fd in mapped:
+            os.close(fd)
+
+
+@functools.cache
+def _takes_descriptors() -> bool:
+    """Does overlay take a layer by descriptor, a detached one too (Linux 6.13 and 6.15)?"""
+    return _release() >= (6, 15)
+
+
+def _attached_overlay(layers: Sequence[int], above: int, upper: str, work: str, parent: str) -> int:
+    """Each layer is mounted over ``parent``, is opened there, and stays reachable through that descriptor."""
+    opened: list[int] = []
+
+    def put(mount_fd: int) -> str:
+        place = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        attach(mount_fd, place)
+        os.close(place)
+        opened.append(os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        return f"/proc/self/fd/{opened[-1]}"
+
+    try:
+        lower = [put(fd) for fd in layers]
+        top = put(above)
+        data = f"lowerdir={':'.join(lower)},upperdir={top}/{upper},workdir={top}/{work}".encode()
+        call("mount", b"overlay", os.fsencode(parent), b"overlay", ctypes.c_ulong(0), data)
+        opened.append(os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        return clone_tree(opened[-1])
+    finally:
+        for fd in opened:
+            os.close(fd)
+            umount(parent)
+
+
+def _release() -> tuple[int, int]:
+    major, minor = os.uname().release.split("-")[0].split(".")[:2]
+    return int(major), int(minor)
+
+
 @functools.cache
 def _appends_layers() -> bool:
     """Does overlay take its layers one by one (``lowerdir+``, Linux 6.8)? Asked by version: an older kernel writes
     each attempt into its log."""
-    major, minor = os.uname().release.split("-")[0].split(".")[:2]
-    return (int(major), int(minor)) >= (6, 8)
+    return _release() >= (6, 8)
 
 
 def _overlay_at(lower: Sequence[str], upper: str, work: str, place: str) -> int:
@@ -173,9 +261,23 @@ def set_attributes(mount_fd: int, attrs: int, *, clear: int = 0, propagation: in
     syscall(SYS_MOUNT_SETATTR, mount_fd, b"", flags, ctypes.byref(attributes), size, what="mount_setattr")
 
 
-def set_root_propagation(propagation: int) -> None:
-    """Change how mount events travel for everything mounted in this mount namespace (``MS_SLAVE``, ``MS_PRIVATE``)."""
-    call("mount", b"none", b"/", None, ctypes.c_ulong(MS_REC | propagation), None)
+def map_ids(mount_fd: int, userns_fd: int, *, recursive: bool = False) -> None:
+    """Have a detached mount show the owners of its files as the user namespace maps them (Linux 5.12; overlayfs' layers
+    5.19): what is root's on the disk is the root's of that namespace.
+
+    :raises OSError: ``EINVAL`` where the file system or the kernel cannot do it, or the mount is mapped already
+    """
+    attributes = _MountAttr(ATTR_IDMAP, 0, 0, userns_fd)
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    size = ctypes.sizeof(attributes)
+    syscall(SYS_MOUNT_SETATTR, mount_fd, b"", flags, ctypes.byref(attributes), size, what="mount_setattr")
+
+
+def set_root_propagation(propagation: int, *, recursive: bool = True) -> None:
+    """Change how mount events travel for the root (and everything mounted below it) of this mount namespace
+    (``MS_SLAVE``, ``MS_PRIVATE``)."""
+    flags = (MS_REC if recursive else 0) | propagation
+    call("mount", b"none", b"/", None, ctypes.c_ulong(flags), None)
 
 
 def pivot_root(new_root_fd: int) -> None:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from core.errors import InvalidArgument, NoPrivilege
+
 ALL = 4294967295  # ids: 2³² - 1 means "none"
 _LINES = 340  # of one map, at most (Linux 4.15)
 
@@ -88,6 +90,60 @@ def write_own(kind: str, ranges: Iterable[Range]) -> None:
     :raises OSError: EPERM where the kernel's rules forbid the map
     """
     _write(f"/proc/self/{kind}_map", "\n".join(str(piece) for piece in ranges))
+
+
+def write_for(pid: int, uids: Iterable[Range], gids: Iterable[Range]) -> None:
+    """Write the maps of another process's user namespace: by ourselves where we may, else by newuidmap(1) and
+    newgidmap(1), which let an ordinary user have what /etc/subuid and /etc/subgid give to them.
+
+    :raises NoPrivilege: neither does
+    """
+    for kind, pieces in (("uid", list(uids)), ("gid", list(gids))):
+        if pieces and not _written(pid, kind, pieces):
+            _write_by_helper(pid, kind, pieces)
+
+
+def _written(pid: int, kind: str, pieces: Sequence[Range]) -> bool:
+    try:
+        if kind == "gid" and len(pieces) == 1 and os.geteuid():
+            _write(f"/proc/{pid}/setgroups", "deny")
+        _write(f"/proc/{pid}/{kind}_map", "\n".join(str(piece) for piece in pieces))
+    except PermissionError:
+        return False
+    except OSError as error:
+        raise InvalidArgument(
+            f"cannot map {kind}s {', '.join(str(piece) for piece in pieces)}",
+            f"the kernel refuses it: {error.strerror}",
+            "Ranges must not overlap, and the outer ids must exist in our own user namespace",
+        ) from error
+    return True
+
+
+def _write_by_helper(pid: int, kind: str, pieces: Sequence[Range]) -> None:
+    name = f"new{kind}map"
+    words = [name, str(pid), *(word for piece in pieces for word in str(piece).split())]
+    child = os.fork()
+    if child == 0:
+        try:
+            os.execvpe(name, words, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+        except OSError:
+            os._exit(127)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code:
+        raise NoPrivilege(
+            f"cannot map {kind}s {', '.join(str(piece) for piece in pieces)}",
+            f"{name} is not installed" if code == 127 else f"{name} refuses it: see /etc/sub{kind}",
+            "Install uidmap" if code == 127 else f"Add a line USER:FIRST:COUNT to /etc/sub{kind}",
+        )
+
+
+def setgroups_allowed() -> bool:
+    """May setgroups(2) be called in this process's user namespace?"""
+    try:
+        with open("/proc/self/setgroups", encoding="ascii") as file:
+            return file.read().strip() != "deny"
+    except FileNotFoundError:  # no user namespaces in this kernel
+        return True
 
 
 def deny_setgroups() -> None:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 from typing import NoReturn, cast
 
-from core.kernel import process
+from core.errors import StartFailed
+from core.kernel import mount, process, userns
 from core.kernel.clone import fork_sibling
-from core.runtime import finish, terminal
+from core.runtime import attributes, finish, terminal
 from core.runtime.defaults import Json
-from core.runtime.task import NAMESPACES, ExecTask, Report
-from core.runtime.user import USER_ANNOTATION
+from core.runtime.namespaces import KINDS
+from core.runtime.task import ExecTask, Report
 
 
 def join(task: ExecTask) -> NoReturn:
@@ -24,47 +25,86 @@ def join(task: ExecTask) -> NoReturn:
     report = Report(task.report)
     try:
         finish.guard(report)
-        _enter(task, report)
+        proc = _enter(task, report)
         if fork_sibling(task.place):
             os._exit(0)
         finish.guard(report)  # again: a fork clears the death signal
-        _run(task, report)
+        _run(task, report, proc)
     except BaseException as error:
         report.fail(error)
 
 
-def _enter(task: ExecTask, report: Report) -> None:
-    """In the first process: all that needs something of the host, and what must be done before we can be seen."""
+def _enter(task: ExecTask, report: Report) -> int:
+    """In the first process: all that needs something of the host, and what must be done before we can be seen.
+
+    :returns: a proc file system that nobody else has, where a security label has to be written; else -1
+    """
+    own = task.process
+    attributes.set_affinity(own, "initial")
+    report.at("setting the OOM score")
+    attributes.set_oom_score(own)
     # The cgroup first, by its path on the host, and before the device rules could be escaped.
     report.at("entering the cgroup")
     task.enter_cgroup()
-    finish.keep_only(task.stdio, {task.report, task.pidfd})
+    attributes.set_affinity(own, "final")
     report.at("joining namespaces")
-    process.setns(task.pidfd, sum(NAMESPACES.values()))
+    # The container's root as its first process has it: the mount namespace's own root is another directory where the
+    # engine itself runs in a chroot.
+    root = os.open(f"/proc/{task.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    others = _is_other_user_namespace(task.pid)
+    finish.keep_only(task.stdio, {task.report, task.pidfd, root, *range(3, 3 + task.preserve)})
+    flags = sum(KINDS.values()) & ~KINDS["pid"]
+    process.setns(task.pidfd, flags if others else flags & ~KINDS["user"])
     process.setns(task.pidfd, process.CLONE_NEWPID)  # not for this process: for its children
     os.close(task.pidfd)
-    if task.stdio is None:
+    os.fchdir(root)
+    os.chroot(".")
+    if others:
+        _become_its_root()
+    if own.get("terminal"):
         # 0, 1, 2 are the monitor's until now: they too must be replaced out here.
         report.at("making the terminal")
-        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        os.close(terminal.take(terminal.open_master(root, "dev/pts/ptmx"), task.process, report))
-        os.close(root)
+        os.close(terminal.take(terminal.open_master(root, "dev/pts/ptmx"), own, report))
+    os.close(root)
     report.at("joining the pid namespace")
+    return mount.filesystem("proc") if own.get("apparmorProfile") or own.get("selinuxLabel") else -1
 
 
-def _run(task: ExecTask, report: Report) -> NoReturn:
+def _is_other_user_namespace(pid: int) -> bool:
+    theirs, ours = os.stat(f"/proc/{pid}/ns/user"), os.stat("/proc/self/ns/user")
+    return (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino)
+
+
+def _become_its_root() -> None:
+    """We have all rights in the user namespace that was joined, but are nobody there yet."""
+    if userns.setgroups_allowed():
+        os.setgroups([])
+    try:
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    except OSError as error:
+        raise StartFailed("cannot run a command in the container", "its user namespace has no root", "") from error
+    process.set_dumpable(False)
+
+
+def _run(task: ExecTask, report: Report, proc: int) -> NoReturn:
     """In the second process, which is inside in every respect."""
     own = task.process
     os.setsid()
-    if task.stdio is None:
+    if own.get("terminal"):
         report.at("taking the terminal")
         terminal.control()
     finish.new_session_keyring(report)
+    finish.label(own, lambda: proc, report)
+    if proc >= 0:
+        os.close(proc)
     report.at("looking up the user")
-    user = finish.who(own, str(cast(Json, own.get("annotations", {})).get(USER_ANNOTATION, "")))
+    user = finish.who(own, cast(Json, own.get("annotations") or {}))
     report.at("working directory")
-    finish.enter_folder(str(own["cwd"]), make=False)
+    finish.enter_folder(str(own.get("cwd") or "/"), make=False)
     report.at("setting limits")
-    finish.set_limits(own)
+    finish.set_limits(own, task.soft_files)
     finish.own_stdio(user)
-    finish.become(own, user, task.seccomp, report)
+    attributes.set_scheduling(own)
+    attributes.set_personality(task.linux)
+    finish.become(own, user, task.seccomp, report, task.preserve)

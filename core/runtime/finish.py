@@ -13,17 +13,18 @@ import resource
 import select
 import signal
 import stat
+from collections.abc import Callable, Sequence
 from typing import NoReturn, cast
 
 from core.errors import CommandNotExecutable, CommandNotFound, StartFailed
-from core.kernel import caps, libc, process, resolve
+from core.kernel import caps, libc, lsm, process, resolve, userns
 from core.kernel.bpf import install_filter
 from core.runtime.defaults import Json
-from core.runtime.task import Report
-from core.runtime.user import User, lookup
+from core.runtime.task import Filter, Report
+from core.runtime.user import GROUPS_ANNOTATION, USER_ANNOTATION, User, group_ids, home_of, lookup
 
-_SOFT_FILES = 1024  # Docker's default
 _MISSING = (errno.ENOENT, errno.ENOTDIR)
+_SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
 
 
 def guard(report: Report) -> None:
@@ -48,7 +49,12 @@ def own_stdio(user: User) -> None:
         status = os.fstat(fd)
         # Not /dev/null: it is the host's, or shared. Only what was made for this container.
         if stat.S_ISFIFO(status.st_mode) or os.isatty(fd):
-            os.fchown(fd, user.uid, status.st_gid if os.isatty(fd) else user.gid)
+            try:
+                os.fchown(fd, user.uid, status.st_gid if os.isatty(fd) else user.gid)
+            except OSError as error:
+                # One whose owner is unknown in our user namespace is the caller's affair; it can still be written.
+                if error.errno not in (errno.EPERM, errno.EINVAL):
+                    raise
 
 
 def new_session_keyring(report: Report) -> None:
@@ -61,22 +67,20 @@ def new_session_keyring(report: Report) -> None:
             raise
 
 
-def who(own: Json, words: str) -> User:
-    """The identity of ``process.user``, or of the user's ``words`` by the container's own files."""
-    if words:
-        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            return lookup(root, words)
-        finally:
-            os.close(root)
-    user = cast(Json, own["user"])
-    groups = tuple(cast("list[int]", user.get("additionalGids", [])))
-    if not user["uid"]:
-        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        found = lookup(root, "")
+def who(own: Json, annotations: Json) -> User:
+    """The identity of ``process.user``; where the engine has left it as words, by the container's own files."""
+    user = cast(Json, own.get("user") or {})
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        groups = tuple(cast("list[int]", user.get("additionalGids") or []))
+        if USER_ANNOTATION in annotations:
+            found = lookup(root, str(annotations[USER_ANNOTATION]))
+            more = group_ids(root, str(annotations.get(GROUPS_ANNOTATION, "")))
+            return User(found.uid, found.gid, tuple(dict.fromkeys((*found.groups, *groups, *more))), found.home)
+        uid = cast(int, user.get("uid") or 0)
+        return User(uid, cast(int, user.get("gid") or 0), groups, home_of(root, uid))
+    finally:
         os.close(root)
-        return User(0, cast(int, user["gid"]), groups or found.groups, found.home)
-    return User(cast(int, user["uid"]), cast(int, user["gid"]), groups, "/")
 
 
 def enter_folder(path: str, *, make: bool) -> None:
@@ -109,15 +113,16 @@ def enter_folder(path: str, *, make: bool) -> None:
         )
 
 
-def set_limits(own: Json) -> None:
+def set_limits(own: Json, soft_files: int | None) -> None:
     """Apply ``process.rlimits``.
 
+    :param soft_files: soft limit of open files where they do not say; None: ours
     :raises StartFailed: a hard limit above our own without CAP_SYS_RESOURCE
     """
-    # The launcher's own soft limit is raised; programs that use select(2) break above this one.
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(_SOFT_FILES, hard), hard))
-    for limit in cast("list[Json]", own.get("rlimits", [])):
+    if soft_files is not None:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft_files, hard), hard))
+    for limit in cast("list[Json]", own.get("rlimits") or []):
         name = str(limit["type"])
         number = cast(int, getattr(resource, name))
         soft, hard = (_rlimit(limit[key]) for key in ("soft", "hard"))
@@ -137,50 +142,87 @@ def _rlimit(value: object) -> int:
     return resource.RLIM_INFINITY if number >= 1 << 63 else number
 
 
-def become(own: Json, user: User, seccomp: bytes, report: Report) -> NoReturn:
+def label(own: Json, proc: Callable[[], int], report: Report) -> None:
+    """Security labels for the exec, while there is a proc file system that nobody else has.
+
+    :param proc: opens it
+    """
+    profile, selinux = str(own.get("apparmorProfile") or ""), str(own.get("selinuxLabel") or "")
+    if profile and profile != "unconfined":
+        report.at("setting the AppArmor profile")
+        lsm.set_apparmor(proc(), profile)
+    if selinux:
+        report.at("setting the SELinux label")
+        lsm.set_selinux(proc(), selinux)
+
+
+def become(own: Json, user: User, seccomp: Filter, report: Report, preserve: int = 0) -> NoReturn:
     """Drop what the process may not have, then execute the command. Returns only by an exception.
 
+    :param preserve: so many descriptors from 3 on go to the command
     :raises CommandNotFound: :raises CommandNotExecutable: :raises StartFailed:
     """
     report.at("dropping privileges")
     sets = cast("dict[str, list[str]]", own.get("capabilities") or {})
-    bits = {
-        name: caps.mask(sets.get(name, ())) for name in ("bounding", "effective", "permitted", "inheritable", "ambient")
-    }
+    bits = {name: _mask(sets.get(name) or ()) for name in _SETS}
     no_new_privs = bool(own.get("noNewPrivileges"))
-    if seccomp and not no_new_privs:
+    if not no_new_privs:
         # Without no_new_privs a filter needs CAP_SYS_ADMIN: before that is dropped.
-        install_filter(seccomp)
+        _install(seccomp, report)
     caps.limit_bounding(bits["bounding"])  # needs CAP_SETPCAP: before it may be dropped
     caps.keep_over_setuid(True)
-    # Groups first: after setuid we may not any more. Called even if empty, else the host's would stay
-    # (CVE-2022-36109).
-    os.setgroups(user.groups)
+    # Groups first: after setuid we may not any more.
+    _set_groups(user)
     os.setresgid(user.gid, user.gid, user.gid)
     os.setresuid(user.uid, user.uid, user.uid)
     caps.set_process(bits["effective"], bits["permitted"], bits["inheritable"])
     caps.set_ambient(bits["ambient"])
     if no_new_privs:
         process.set_no_new_privs()
-        if seccomp:
-            install_filter(seccomp)  # as late as can be: our own calls need not be allowed by it
+        _install(seccomp, report)  # as late as can be: our own calls need not be allowed by it
     process.set_death_signal(0)  # from here on the container outlives its monitor
-    execute(own, user, report)
+    execute(own, user, report, preserve)
 
 
-def execute(own: Json, user: User, report: Report) -> NoReturn:
+def _install(seccomp: Filter, report: Report) -> None:
+    if seccomp.program:
+        install_filter(seccomp.program)
+
+
+def _mask(names: Sequence[str]) -> int:
+    """Names that this kernel does not know are passed over, as runc does: an engine may be newer than the kernel."""
+    return caps.mask(name for name in names if name in caps.NUMBERS)
+
+
+def _set_groups(user: User) -> None:
+    """Called even where there are none, else the host's would stay (CVE-2022-36109, CVE-2023-25173)."""
+    try:
+        os.setgroups(user.groups)
+    except PermissionError as error:
+        # A user namespace of a single id has no groups to set; then none may be wanted either.
+        if userns.setgroups_allowed() or set(user.groups) - {user.gid}:
+            raise StartFailed(
+                "cannot set the groups of the process",
+                "this user namespace forbids it: its map was made without privilege",
+                "Give the user a range in /etc/subgid, and install uidmap",
+                step="groups",
+            ) from error
+
+
+def execute(own: Json, user: User, report: Report, preserve: int) -> NoReturn:
     """Replace this process by the command; it is looked for in the container's ``PATH``."""
     report.at("executing the command")
     report.ready()
     args = cast("list[str]", own["args"])
-    env = dict(entry.partition("=")[::2] for entry in cast("list[str]", own.get("env", [])))
+    env = dict(entry.partition("=")[::2] for entry in cast("list[str]", own.get("env") or []))
     env.setdefault("HOME", user.home)
-    os.umask(0o022)
+    mask = cast(Json, own.get("user") or {}).get("umask")
+    os.umask(0o022 if mask is None else cast(int, mask))
     # Python ignores these two; an ignored signal would stay so in the command.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     # Whatever is open beside 0, 1, 2 must not reach the command: also descriptors that we do not know of.
-    libc.close_range(3, cloexec=True)
+    libc.close_range(3 + preserve, cloexec=True)
     name = args[0]
     if "/" in name:
         try:
@@ -202,6 +244,23 @@ def execute(own: Json, user: User, report: Report) -> NoReturn:
         "Check the command's name, or give its full path",
         step="exec",
     )
+
+
+def check_command(own: Json) -> None:
+    """Before a start that may come much later: is the command there at all?
+
+    :raises CommandNotFound:
+    """
+    name = cast("list[str]", own["args"])[0]
+    env = dict(entry.partition("=")[::2] for entry in cast("list[str]", own.get("env") or []))
+    places = [name] if "/" in name else [f"{folder or '.'}/{name}" for folder in env.get("PATH", "").split(":")]
+    if not any(os.path.exists(place) for place in places):
+        raise CommandNotFound(
+            f'exec: "{name}": executable file not found' + ("" if "/" in name else " in $PATH"),
+            "the container has no such file",
+            "Check the command's name, or give its full path",
+            step="exec",
+        )
 
 
 def _refused(name: str, error: OSError) -> StartFailed:

@@ -1,25 +1,27 @@
 """The container's first process, from the fork to the exec. Every step's place in the order has its reason.
 
-It is forked by the monitor into a new pid namespace, so it is pid 1 there. Nothing is imported here after the fork:
-an import would cost time, and once inside it would load files of the image.
+It is forked by the monitor (or by our OCI command line) into a new pid namespace, so it is pid 1 there; or a guide
+is, which makes it. Nothing is imported here after the fork: an import would cost time, and once inside it would load
+files of the image.
 """
 
 from __future__ import annotations
 
 import os
-import signal
+from collections.abc import Mapping
 from typing import NoReturn, cast
 
-from core.kernel import caps, libc, mount, process, resolve
-from core.runtime import finish, rootfs, terminal
+from core.kernel import libc, mount, process, resolve
+from core.kernel.clone import fork_sibling
+from core.runtime import attributes, finish, gate, hooks, mountopts, namespaces, reaper, rootfs, terminal
 from core.runtime.defaults import Json
+from core.runtime.sources import Sources
 from core.runtime.spec import INIT_ANNOTATION
-from core.runtime.task import NAMESPACES, InitTask, Report
-from core.runtime.user import USER_ANNOTATION
+from core.runtime.task import InitTask, Report
 
 
 def run(task: InitTask) -> NoReturn:
-    """Become the container. Never returns; a failure goes to the monitor."""
+    """Become the container. Never returns; a failure goes to the parent."""
     report = Report(task.report)
     try:
         finish.guard(report)
@@ -29,124 +31,137 @@ def run(task: InitTask) -> NoReturn:
 
 
 def _start(task: InitTask, report: Report) -> NoReturn:
-    config = task.config
-    own = cast(Json, config["process"])
-    os.setsid()
     os.umask(0o022)  # the launcher's would make folders that the user cannot enter
+    own = cast(Json, task.config.get("process") or {})
+    report.at("setting the OOM score")
+    attributes.set_oom_score(own)
     # First the cgroup: whatever is allocated from now on is charged to it, and the cgroup namespace that is
     # unshared next has it as its root.
     report.at("entering the cgroup")
     task.enter_cgroup()
-    _namespaces(task, report)
-    # Before anything of the image is touched: no descriptor of the host is left but the two we need.
-    finish.keep_only(task.stdio, {task.report})
-    tree = rootfs.Tree(task, report)
-    rootfs.with_umask(0, tree.build)
+    report.at("joining namespaces")
+    joined = namespaces.open_joined(task.config, task.joined)
+    # Before anything of the image is touched: no descriptor of the host is left but those we need.
+    keep = {task.report, *joined.values(), *range(3, 3 + task.preserve)} | ({task.gate} if task.gate >= 0 else set())
+    finish.keep_only(task.stdio, keep)
+    if namespaces.guided(task.config):
+        sources = _guide(task, report, joined)
+    else:
+        namespaces.enter(task, report, joined)
+        sources = _open_sources(task, report, None)
+    for fd in joined.values():
+        os.close(fd)
+    _inside(task, report, sources)
+
+
+def _guide(task: InitTask, report: Report, joined: Mapping[str, int]) -> Sources:
+    """Go ahead, and return in the process that was made inside; this one has done its part then."""
+    found: list[Sources] = []
+    namespaces.enter_as_guide(task, report, joined, lambda home: found.append(_open_sources(task, report, home)))
+    assert task.place is not None
+    if fork_sibling(task.place):
+        os._exit(0)
+    finish.guard(report)  # again: a fork clears the death signal
+    return found[0]
+
+
+def _open_sources(task: InitTask, report: Report, home: int | None) -> Sources:
+    # While the host's mounts are still peers of ours: a copy made for `rshared` stays one.
+    sources = Sources(task, report, home)
+    rootfs.with_umask(0, sources.open)
+    if _has_mounts(task):
+        # Then cut the tie, before anything is mounted: otherwise the host would see every mount of ours.
+        report.at("cutting mount propagation")
+        mount.set_root_propagation(mount.MS_SLAVE)
+    return sources
+
+
+def _has_mounts(task: InitTask) -> bool:
+    return "mount" in namespaces.listed(task.config)
+
+
+def _inside(task: InitTask, report: Report, sources: Sources) -> NoReturn:
+    config, own = task.config, cast(Json, task.config.get("process") or {})
+    os.setsid()
+    finish.new_session_keyring(report)
+    tree = rootfs.Tree(task, report, sources)
+    rootfs.with_umask(0, lambda: tree.build(attached=_has_mounts(task)))
     report.at("setting the host name")
-    process.set_hostname(str(config.get("hostname", "")))
+    if config.get("hostname"):
+        process.set_hostname(str(config["hostname"]))
     if config.get("domainname"):
         process.set_domainname(str(config["domainname"]))
-    if task.stdio is None:
+    if own.get("terminal"):
         _terminal(tree, own, report)
+    _host_hooks(task, report)
+    # After the hooks, which may have made the interfaces that a setting is for; before the root is entered.
+    tree.cover()
+    finish.label(own, tree.proc, report)
     report.at("entering the root")
-    _leave_host(tree)
-    finish.new_session_keyring(report)
+    _leave_host(task, tree)
+    annotations = cast(Json, config.get("annotations") or {})
     report.at("looking up the user")
-    user = finish.who(own, str(cast(Json, config.get("annotations", {})).get(USER_ANNOTATION, "")))
+    user = finish.who(own, annotations)
     # As root, and before the root becomes read-only: the folder may have to be made.
     report.at("working directory")
-    finish.enter_folder(str(own["cwd"]), make=True)
-    if cast(Json, config["root"]).get("readonly"):
+    finish.enter_folder(str(own.get("cwd") or "/"), make=True)
+    if cast(Json, config.get("root") or {}).get("readonly"):
         tree.make_readonly_root()
-    libc.close_all_but({0, 1, 2, task.report})
+    keep = {0, 1, 2, task.report, *range(3, 3 + task.preserve)}
+    libc.close_all_but(keep | ({task.gate} if task.gate >= 0 else set()))
     finish.own_stdio(user)
     report.at("setting limits")
-    finish.set_limits(own)
-    if cast(Json, config.get("annotations", {})).get(INIT_ANNOTATION) == "true":
-        _stay_as_reaper(task.stdio is None, report)
-    finish.become(own, user, task.seccomp, report)
+    finish.set_limits(own, task.soft_files)
+    attributes.set_scheduling(own)
+    attributes.set_personality(cast(Json, config.get("linux") or {}))
+    if task.gate >= 0:
+        report = gate.wait(task, report)
+    # The last of the runtime's steps: the command itself comes next.
+    hooks.run_all(config, "startContainer", _state(task, "created"))
+    if annotations.get(INIT_ANNOTATION) == "true":
+        reaper.stay(task.stdio is None, report)
+    finish.become(own, user, task.seccomp, report, task.preserve)
 
 
-def _namespaces(task: InitTask, report: Report) -> None:
-    flags = 0
-    report.at("joining namespaces")
-    linux = cast(Json, task.config["linux"])
-    for entry in cast("list[Json]", linux["namespaces"]):
-        kind, path = str(entry["type"]), entry.get("path")
-        if kind == "network" and task.netns is not None:
-            process.setns(task.netns, process.CLONE_NEWNET)
-        elif kind in NAMESPACES and path:
-            fd = os.open(str(path), os.O_RDONLY | os.O_CLOEXEC)
-            process.setns(fd, NAMESPACES[kind])
-            os.close(fd)
-        elif kind in NAMESPACES:
-            flags |= NAMESPACES[kind]
-    report.at("making namespaces")
-    process.unshare(flags)
+def _host_hooks(task: InitTask, report: Report) -> None:
+    """``prestart`` and ``createRuntime`` are the parent's; ``createContainer`` is ours, still by paths of the host."""
+    if hooks.listed(task.config, "prestart") or hooks.listed(task.config, "createRuntime"):
+        report.at("running hooks")
+        report.ask(b"H")
+    hooks.run_all(task.config, "createContainer", _state(task, "creating"))
+
+
+def _state(task: InitTask, status: str) -> Json:
+    return hooks.state(task.config, cid=task.cid, status=status, pid=os.getpid(), bundle=task.bundle)
 
 
 def _terminal(tree: rootfs.Tree, own: Json, report: Report) -> None:
     """Make the terminal in the container's devpts, and /dev/console from it."""
     report.at("making the terminal")
-    master = terminal.open_master(tree.special["/dev/pts"], "ptmx")
+    if "/dev/pts" in tree.special:
+        master = terminal.open_master(tree.special["/dev/pts"], "ptmx")
+    else:
+        master = terminal.open_master(tree.root, "dev/pts/ptmx")
     slave = terminal.take(master, own, report)
     terminal.control()
-    dev = tree.special["/dev"]
-    os.close(os.open("console", os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o620, dir_fd=dev))
-    place = resolve.open_in_root(dev, "console", os.O_PATH | os.O_NOFOLLOW, resolve=resolve.BENEATH)
-    console = mount.clone_tree(slave)
-    mount.attach(console, place)
-    for fd in (console, place, slave):
-        os.close(fd)
+    dev = tree.own_dev()
+    if dev is not None:
+        place = resolve.make_file(dev, "console", 0o620)
+        console = mount.clone_tree(slave)
+        mount.attach(console, place)
+        os.close(console)
+        os.close(place)
+    os.close(slave)
 
 
-def _leave_host(tree: rootfs.Tree) -> None:
-    mount.pivot_root(tree.root)
-    # The root was a slave of the host's mounts while it was built; inside, nothing comes in any more.
-    mount.set_root_propagation(mount.MS_PRIVATE)
-
-
-def _stay_as_reaper(tty: bool, report: Report) -> None:
-    """``--init``: the child returns from here and becomes the command; this process stays as pid 1.
-
-    It forwards signals to the command, reaps every orphan, and ends with the command's status. It keeps only
-    CAP_KILL, stays undumpable, and holds no descriptor.
-    """
-    report.at("starting the reaper")
-    every = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
-    signal.pthread_sigmask(signal.SIG_BLOCK, every)
-    child = os.fork()
-    if child == 0:
-        process.set_death_signal(signal.SIGKILL)
-        if tty:
-            # Its own foreground group, so that the terminal's signals reach the command only.
-            os.setpgid(0, 0)
-            os.tcsetpgrp(0, os.getpid())  # SIGTTOU is still blocked
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, every)
+def _leave_host(task: InitTask, tree: rootfs.Tree) -> None:
+    if not _has_mounts(task):
+        # Nothing of the host's can be changed for this container alone. Its tree is a detached one, and goes with it.
+        os.fchdir(tree.root)
+        os.chroot(".")
         return
-    process.set_death_signal(0)
-    process.set_title("wharf-init")  # the launcher's command line names folders of the host
-    caps.limit_bounding(0)
-    caps.set_process(1 << caps.NUMBERS["CAP_KILL"], 1 << caps.NUMBERS["CAP_KILL"], 0)
-    libc.close_range(0)
-    _reap(child, every)
-
-
-def _reap(child: int, every: set[signal.Signals]) -> NoReturn:
-    ignored = (signal.SIGTTIN, signal.SIGTTOU, signal.SIGTSTP)
-    while True:
-        signo = signal.sigwait(every)
-        if signo != signal.SIGCHLD:
-            if signo not in ignored:
-                os.kill(child, signo)
-            continue
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                break
-            if pid == child:
-                code = os.waitstatus_to_exitcode(status)
-                os._exit(code if code >= 0 else 128 - code)
+    mount.pivot_root(tree.root)
+    word = str(cast(Json, task.config.get("linux") or {}).get("rootfsPropagation") or "")
+    kind, deep = mountopts.root_propagation(word)
+    # The root was a slave of the host's mounts while it was built; by default nothing comes in any more.
+    mount.set_root_propagation(kind, recursive=deep)

@@ -1,4 +1,4 @@
-"""The container's file tree: overlay root, mounts, devices, masks. Runs in the child's own mount namespace.
+"""The container's file tree: root, mounts, devices, masks. Runs in the child's own mount namespace.
 
 Every destination is opened below the root by ``openat2`` and every mount is moved onto that descriptor: no path of the
 image's is ever followed outside, whoever swaps links meanwhile (CVE-2021-30465, CVE-2025-52881).
@@ -9,34 +9,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import cast
 
-from core.errors import StartFailed
-from core.kernel import libc, mount, resolve
-from core.runtime import defaults
+from core.errors import StartFailed, Unsupported
+from core.kernel import libc, lsm, mount, resolve, userns
+from core.runtime import copyup, covers, devices, mountopts
 from core.runtime.defaults import Json
+from core.runtime.mountopts import Options
+from core.runtime.sources import Sources
 from core.runtime.task import InitTask, Report
 
-_ATTRIBUTES = {
-    "ro": mount.ATTR_RDONLY,
-    "nosuid": mount.ATTR_NOSUID,
-    "nodev": mount.ATTR_NODEV,
-    "noexec": mount.ATTR_NOEXEC,
-    "noatime": mount.ATTR_NOATIME,
-    "strictatime": mount.ATTR_STRICTATIME,
-    "nodiratime": mount.ATTR_NODIRATIME,
-    "nosymfollow": mount.ATTR_NOSYMFOLLOW,
-}
-_NO_EFFECT = frozenset("rw suid dev exec relatime bind rbind atime diratime defaults z Z".split())
-_PROPAGATION = {
-    "private": (mount.MS_PRIVATE, False),
-    "rprivate": (mount.MS_PRIVATE, True),
-    "slave": (mount.MS_SLAVE, False),
-    "rslave": (mount.MS_SLAVE, True),
-    "shared": (mount.MS_SHARED, False),
-    "rshared": (mount.MS_SHARED, True),
-}
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 _KERNELS = {0x9FA0: "/proc", 0x62656572: "/sys"}  # PROC_SUPER_MAGIC, SYSFS_MAGIC
 
@@ -48,70 +31,60 @@ class Tree:
     written there cannot go anywhere else (CVE-2019-16884, CVE-2023-27561).
     """
 
-    def __init__(self, task: InitTask, report: Report) -> None:
+    def __init__(self, task: InitTask, report: Report, sources: Sources) -> None:
         self._task = task
         self._report = report
-        self.root = -1
+        self._sources = sources
+        self._linux = cast(Json, task.config.get("linux") or {})
+        self.root = sources.root
         self.special: dict[str, int] = {}
+        self._proc = -1
 
-    def build(self) -> None:
-        """Mount everything that the configuration asks for; the root is not entered yet."""
-        config = self._task.config
-        linux = cast(Json, config["linux"])
-        mounts = cast("list[Json]", config["mounts"])
-        # Sources first: while the host's mounts are still peers of ours, a copy made for `rshared` stays one.
-        sources = {id(entry): self._open_source(entry) for entry in mounts if entry["type"] == "bind"}
-        # Then cut the tie, before anything is mounted: otherwise the host would see every mount of ours.
-        self._report.at("cutting mount propagation")
-        mount.set_root_propagation(mount.MS_SLAVE)
-        self._mount_root()
-        for entry in mounts:
+    def build(self, *, attached: bool) -> None:
+        """Mount everything that the configuration asks for; the root is not entered yet.
+
+        :param attached: False: without a mount namespace of our own the root stays detached (Linux 6.15)
+        """
+        if attached:
+            # Kernels before 6.15 refuse to mount inside a tree that is still detached.
+            target = os.open(".", _DIRECTORY | os.O_CLOEXEC)
+            mount.attach(self.root, target)
+            os.close(target)
+        mounts = cast("list[Json]", self._task.config.get("mounts") or [])
+        for index, entry in enumerate(mounts):
             self._report.at(f"mounting {entry['destination']}")
-            if id(entry) in sources:
-                self._attach_bind(entry, sources[id(entry)])
+            options = mountopts.parse(cast("list[str]", entry.get("options") or []))
+            if options.remount:
+                self._remount(str(entry["destination"]), options)
+            elif index in self._sources.binds:
+                self._attach_bind(str(entry["destination"]), options, self._sources.binds[index])
+            elif entry.get("type") in ("cgroup", "cgroup2"):
+                self._mount_cgroups(str(entry["destination"]), options.attributes)
             else:
-                self._mount_filesystem(entry)
+                self._mount_filesystem(entry, options)
         self._report.at("making devices")
-        self._extra_devices(cast("list[Json]", linux.get("devices", [])))
-        self._sysctls(cast("dict[str, str]", linux.get("sysctl", {})))
-        # After the sysctls, which need /proc/sys writable; before the masks, which may lie inside.
-        for path in cast("list[str]", linux.get("readonlyPaths", [])):
-            self._report.at(f"making {path} read-only")
-            self._make_readonly(path)
-        for path in cast("list[str]", linux.get("maskedPaths", [])):
-            self._report.at(f"masking {path}")
-            self._mask(path)
+        self._devices()
 
-    def _mount_root(self) -> None:
-        self._report.at("mounting the root file system")
-        layers = self._task.rootfs
-        if layers.lower:
-            self.root = mount.overlay(layers.lower, layers.upper, layers.work)
-        else:
-            self.root = mount.clone_tree(layers.upper)  # an image without layers: only what is written
-        target = os.open(self._task.mount_point, _DIRECTORY | os.O_CLOEXEC)
-        # Kernels before 6.15 refuse to mount inside a tree that is still detached.
-        mount.attach(self.root, target)
-        os.close(target)
+    def cover(self) -> None:
+        """What must wait until nothing more is mounted: kernel settings, then read-only and masked paths."""
+        # Settings first: they need /proc/sys writable, which a read-only path may take away.
+        covers.set_sysctls(self.proc(), cast("dict[str, str]", self._linux.get("sysctl") or {}), self._report)
+        for path in cast("list[str]", self._linux.get("readonlyPaths") or []):
+            self._report.at(f"making {path} read-only")
+            covers.make_readonly(self._existing(path))
+        for path in cast("list[str]", self._linux.get("maskedPaths") or []):
+            self._report.at(f"masking {path}")
+            covers.mask(self._existing(path), self._null)
+
+    def proc(self) -> int:
+        """A proc file system of our own; where the container has none, one that nobody else sees."""
+        if self._proc < 0:
+            self._proc = self.special["/proc"] if "/proc" in self.special else mount.filesystem("proc")
+        return self._proc
 
     # -- binds
-    def _open_source(self, entry: Json) -> int:
-        source = str(entry["source"])
-        self._report.at(f"opening {source}")
-        return mount.clone_tree(source, recursive="rbind" in cast("list[str]", entry["options"]))
-
-    def _attach_bind(self, entry: Json, source: int) -> None:
-        options = cast("list[str]", entry["options"])
-        attributes, _ = _split_options(options)
-        recursive = "rbind" in options
-        if attributes:
-            # Everything below as well: a read-only volume must not have a writable corner.
-            mount.set_attributes(source, attributes, recursive=recursive)
-        for option in options:
-            if option in _PROPAGATION:
-                kind, deep = _PROPAGATION[option]
-                mount.set_attributes(source, 0, propagation=kind, recursive=deep)
-        destination = str(entry["destination"])
+    def _attach_bind(self, destination: str, options: Options, source: int) -> None:
+        _set_attributes(source, options)
         if stat.S_ISDIR(os.fstat(source).st_mode):
             target = self._directory(destination)
         else:
@@ -120,22 +93,62 @@ class Tree:
         mount.attach(source, target)
         os.close(target)
         os.close(source)
+        self._forget(destination)
+
+    def _forget(self, destination: str) -> None:
+        """Something of the user's is there now: what we had there is not what is seen."""
+        if destination in self.special:
+            os.close(self.special.pop(destination))
+
+    def _remount(self, destination: str, options: Options) -> None:
+        target = resolve.open_in_root(self.root, destination, os.O_PATH)
+        _set_attributes(target, options)
+        if options.data and not options.bind:
+            mount.reconfigure(target, options.data)
+        os.close(target)
 
     # -- file systems
-    def _mount_filesystem(self, entry: Json) -> None:
-        destination, kind = str(entry["destination"]), str(entry["type"])
-        attributes, data = _split_options(cast("list[str]", entry["options"]))
-        if kind in ("cgroup", "cgroup2"):
-            self._mount_cgroups(destination, attributes)
-            return
-        made = mount.filesystem(kind, data, attributes, source=str(entry.get("source", "")))
+    def _mount_filesystem(self, entry: Json, options: Options) -> None:
+        destination, kind = str(entry["destination"]), str(entry.get("type") or "")
+        made = self._filesystem(kind, options, str(entry.get("source") or ""))
         if destination == "/dev":
-            _fill_dev(made)  # while no path leads there: nothing in the image can stand in the way
+            # While no path leads there: nothing in the image can stand in the way.
+            devices.fill(made, nodes=not self._sources.bind_devices)
+            for name in ("pts", "shm", "mqueue"):
+                os.mkdir(name, 0o755, dir_fd=made)
         target = self._directory(destination)
         _refuse_kernels(target, destination)
+        if options.copy_up:
+            image = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=target)
+            copyup.copy_tree(image, made)
+            os.close(image)
         mount.attach(made, target)
         os.close(target)
+        for propagation, deep in options.propagation:
+            mount.set_attributes(made, 0, propagation=propagation, recursive=deep)
+        self._forget(destination)
         self.special[destination] = made
+
+    def _filesystem(self, kind: str, options: Options, source: str) -> int:
+        data = list(options.data)
+        if kind == "devpts" and not userns.mapped(userns.read_map("gid"), 5):
+            data = [pair for pair in data if pair != ("gid", "5")]  # its group is nobody's here
+        label = str(self._linux.get("mountLabel") or "")
+        if label and kind in ("tmpfs", "mqueue", "devpts", "shm"):
+            if not lsm.selinux_enabled(self.proc()):
+                raise Unsupported("cannot label mounts", "SELinux is not enabled in this kernel", "Drop mountLabel")
+            data.append(("context", label))
+        read_only = options.attributes & mount.ATTR_RDONLY if options.copy_up else 0
+        try:
+            made = mount.filesystem(kind, data, options.attributes & ~read_only, source=source)
+        except PermissionError:
+            if kind not in ("proc", "sysfs"):
+                raise
+            # In a user namespace only who owns the pid or network namespace may have a new one; the host's is no more
+            # than what can be seen anyway, and what may not be written by others is not written by us.
+            made = mount.clone_tree("/proc" if kind == "proc" else "/sys", recursive=True)
+            mount.set_attributes(made, options.attributes, propagation=mount.MS_SLAVE, recursive=True)
+        return made
 
     def _directory(self, destination: str) -> int:
         """The mount point ``destination``, made where it is missing; never a link for /proc and /sys."""
@@ -158,10 +171,10 @@ class Tree:
 
     def _mount_cgroups(self, destination: str, attributes: int) -> None:
         """This container's own cgroups, as ``destination`` itself (v2) or as one folder per hierarchy (v1)."""
+        views = self._sources.views
         target = self._directory(destination)
-        views = self._task.cgroup_views
         if [name for name, _ in views] == [""]:
-            self._attach_view(views[0][1], target, attributes)
+            _attach_view(views[0][1], target, attributes)
             os.close(target)
             return
         holder = mount.filesystem("tmpfs", [("mode", "755")], attributes & ~mount.ATTR_RDONLY, source="tmpfs")
@@ -171,50 +184,56 @@ class Tree:
                 os.symlink(name, part, dir_fd=holder)  # cpu → cpu,cpuacct
         mount.attach(holder, target)
         os.close(target)
-        for name, folder in views:
+        for name, view in views:
             place = os.open(name, _DIRECTORY | os.O_CLOEXEC, dir_fd=holder)
-            self._attach_view(folder, place, attributes)
+            _attach_view(view, place, attributes)
             os.close(place)
         mount.set_attributes(holder, attributes)
         os.close(holder)
 
-    def _attach_view(self, folder: str, target: int, attributes: int) -> None:
-        view = mount.clone_tree(folder)
-        mount.set_attributes(view, attributes, clear=mount.ATTR_ATIME, propagation=mount.MS_PRIVATE)
-        mount.attach(view, target)
-        os.close(view)
+    # -- devices
+    def _devices(self) -> None:
+        sources = self._sources.devices
+        dev = self.own_dev()
+        if dev is not None:
+            if "/dev" not in self.special:
+                devices.fill(dev, nodes=not self._sources.bind_devices)
+            if self._sources.bind_devices:
+                devices.bind(dev, sources)
+        for device in cast("list[Json]", self._linux.get("devices") or []):
+            self._report.at(f"making the device {device['path']}")
+            devices.add(self.root, device, sources.get(str(device["path"])))
 
-    # -- devices, sysctls, masks
-    def _extra_devices(self, devices: Sequence[Json]) -> None:
-        for device in devices:
-            folder, name = os.path.split(os.path.normpath(str(device["path"])))
-            parent = resolve.make_dirs(self.root, folder)
-            kind = stat.S_IFBLK if device["type"] == "b" else stat.S_IFCHR
-            number = os.makedev(cast(int, device["major"]), cast(int, device["minor"]))
-            mode = cast(int, device.get("fileMode", 0o666))
-            try:
-                os.mknod(name, mode | kind, number, dir_fd=parent)
-                os.chown(
-                    name,
-                    cast(int, device.get("uid", 0)),
-                    cast(int, device.get("gid", 0)),
-                    dir_fd=parent,
-                    follow_symlinks=False,
-                )
-            except FileExistsError:
-                pass  # one of the defaults
-            os.close(parent)
+    def own_dev(self) -> int | None:
+        """The container's /dev; None where it is somebody else's, bound there, which we leave alone."""
+        if "/dev" in self.special:
+            return self.special["/dev"]
+        mounts = cast("list[Json]", self._task.config.get("mounts") or [])
+        if any(os.path.normpath(str(entry["destination"])) == "/dev" for entry in mounts):
+            return None
+        how = resolve.IN_ROOT | resolve.NO_SYMLINKS  # a link would have us make devices elsewhere (CVE-2026-41579)
+        try:
+            return resolve.open_in_root(self.root, "/dev", _DIRECTORY, resolve=how)
+        except FileNotFoundError:
+            return resolve.make_dirs(self.root, "/dev")
 
-    def _sysctls(self, values: Mapping[str, str]) -> None:
-        for name, value in values.items():
-            self._report.at(f"setting sysctl {name}")
-            path = "sys/" + name.replace(".", "/")
-            how = resolve.BENEATH | resolve.NO_SYMLINKS | resolve.NO_XDEV
-            fd = resolve.open_in_root(self.special["/proc"], path, os.O_WRONLY, resolve=how)
-            os.write(fd, value.encode())
-            os.close(fd)
+    def _null(self) -> int:
+        """Our own /dev/null, checked: a masked path must never become a way to something else (CVE-2025-31133)."""
+        if "null" not in self.special:
+            dev = self.own_dev()
+            place = self.root if dev is None else dev
+            name = "dev/null" if dev is None else "null"
+            fd = resolve.open_in_root(
+                place, name, os.O_PATH | os.O_NOFOLLOW, resolve=resolve.IN_ROOT | resolve.NO_SYMLINKS
+            )
+            status = os.fstat(fd)
+            if not stat.S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(1, 3):
+                raise StartFailed("/dev/null in the container is not the null device", step="masking")
+            self.special["null"] = fd
+        return self.special["null"]
 
-    def _open_existing(self, path: str) -> int | None:
+    # -- later
+    def _existing(self, path: str) -> int | None:
         """``path`` in the mount of ours that holds it; None where this kernel has no such file."""
         for prefix in ("/proc", "/sys", "/dev"):
             if path.startswith(prefix + "/") and prefix in self.special:
@@ -229,40 +248,23 @@ class Tree:
                 return None
             raise
 
-    def _make_readonly(self, path: str) -> None:
-        target = self._open_existing(path)
-        if target is None:
-            return
-        copy = mount.clone_tree(target, recursive=True)
-        mount.set_attributes(copy, mount.ATTR_RDONLY, recursive=True)
-        mount.attach(copy, target)
-        os.close(copy)
-        os.close(target)
-
-    def _mask(self, path: str) -> None:
-        target = self._open_existing(path)
-        if target is None:
-            return
-        if stat.S_ISDIR(os.fstat(target).st_mode):
-            cover = mount.filesystem("tmpfs", [("nr_blocks", "1"), ("nr_inodes", "1")], mount.ATTR_RDONLY)
-        else:
-            cover = mount.clone_tree(self._null())
-        mount.attach(cover, target)
-        os.close(cover)
-        os.close(target)
-
-    def _null(self) -> int:
-        """Our own /dev/null, checked: a masked path must never become a way to something else (CVE-2025-31133)."""
-        if "null" not in self.special:
-            fd = os.open("null", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.special["/dev"])
-            status = os.fstat(fd)
-            if not stat.S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(1, 3):
-                raise StartFailed("/dev/null in the container is not the null device", step="masking")
-            self.special["null"] = fd
-        return self.special["null"]
-
     def make_readonly_root(self) -> None:
         mount.set_attributes(self.root, mount.ATTR_RDONLY)
+
+
+def _set_attributes(fd: int, options: Options) -> None:
+    if options.attributes or options.cleared:
+        mount.set_attributes(fd, options.attributes, clear=options.cleared)
+    if options.deep_attributes or options.deep_cleared:
+        mount.set_attributes(fd, options.deep_attributes, clear=options.deep_cleared, recursive=True)
+    for propagation, deep in options.propagation:
+        mount.set_attributes(fd, 0, propagation=propagation, recursive=deep)
+
+
+def _attach_view(view: int, target: int, attributes: int) -> None:
+    mount.set_attributes(view, attributes, clear=mount.ATTR_ATIME, propagation=mount.MS_PRIVATE)
+    mount.attach(view, target)
+    os.close(view)
 
 
 def _refuse_kernels(target: int, destination: str) -> None:
@@ -275,29 +277,6 @@ def _refuse_kernels(target: int, destination: str) -> None:
             f"in this image it leads into {place}, which init needs itself",
             "Choose another target",
         )
-
-
-def _split_options(options: Sequence[str]) -> tuple[int, list[tuple[str, str | None]]]:
-    """Mount attributes, and what is left for the file system itself."""
-    attributes = 0
-    data: list[tuple[str, str | None]] = []
-    for option in options:
-        if option in _ATTRIBUTES:
-            attributes |= _ATTRIBUTES[option]
-        elif option not in _NO_EFFECT and option not in _PROPAGATION:
-            key, equals, value = option.partition("=")
-            data.append((key, value if equals else None))
-    return attributes, data
-
-
-def _fill_dev(dev: int) -> None:
-    """Default devices, links and mount points (config-linux.md, "Default Devices" and "Default Filesystems")."""
-    for name, major, minor in defaults.DEVICES:
-        os.mknod(name, 0o666 | stat.S_IFCHR, os.makedev(major, minor), dir_fd=dev)
-    for name, target in defaults.DEVICE_LINKS:
-        os.symlink(target, name, dir_fd=dev)
-    for name in ("pts", "shm", "mqueue"):
-        os.mkdir(name, 0o755, dir_fd=dev)
 
 
 def with_umask(mask: int, work: Callable[[], None]) -> None:

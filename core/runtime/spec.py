@@ -272,14 +272,14 @@ def _mount(mount: Mount, volumes: Mapping[str, str]) -> Json:
         raise InvalidArgument(
             f"cannot mount on {mount.target}", "init needs that place itself", "Choose another target"
         )
-    read_only = ["ro"] if mount.read_only else []
     if mount.kind == "tmpfs":
-        options = ["nosuid", "nodev", "noexec", *mount.options, *read_only]
+        options = ["nosuid", "nodev", "noexec", *mount.options, *(["ro"] if mount.read_only else [])]
         return {"destination": target, "type": "tmpfs", "source": "tmpfs", "options": options}
     source = volumes.get(mount.source, "") if mount.kind == "volume" else mount.source
     if not source.startswith("/"):
         raise InvalidArgument(f"cannot mount {mount.source!r}", "it is neither a volume nor an absolute path", "")
-    options = ["rbind", *(mount.options or ("rprivate",)), *read_only]
+    # Everything below as well: a read-only volume must not have a writable corner.
+    options = ["rbind", *(mount.options or ("rprivate",)), *(["ro", "rro"] if mount.read_only else [])]
     return {"destination": target, "type": "bind", "source": source, "options": options}
 
 
@@ -299,13 +299,21 @@ def _linux(
         "sysctl": _sysctls(spec.sysctls, netns),
         "maskedPaths": [] if open_paths else [*defaults.MASKED, *_thermal_throttle()],
         "readonlyPaths": [] if open_paths else list(defaults.READONLY),
-        "rootfsPropagation": "rprivate",
+        "rootfsPropagation": _propagation(spec.mounts),
     }
     if spec.privileged:
         linux["devices"] = _host_devices()
     if not spec.privileged and security.get("seccomp") != "unconfined":
         linux["seccomp"] = _seccomp(security.get("seccomp", ""), capabilities)
     return linux
+
+
+def _propagation(mounts: Sequence[Mount]) -> str:
+    """Of the root: a volume that hears of new mounts, or tells of them, would be cut off by a private one."""
+    words = {option for mount in mounts for option in mount.options}
+    if words & {"shared", "rshared"}:
+        return "shared"
+    return "rslave" if words & {"slave", "rslave"} else "rprivate"
 
 
 def _thermal_throttle() -> list[str]:

@@ -5,73 +5,105 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 from core.errors import InvalidArgument, StartFailed, WharfError
-from core.kernel import process
 from core.kernel.clone import Place
 from core.runtime.defaults import Json
 
-# By their names in config.json. The pid namespace is entered by a fork.
-NAMESPACES = {
-    "mount": process.CLONE_NEWNS,
-    "uts": process.CLONE_NEWUTS,
-    "ipc": process.CLONE_NEWIPC,
-    "network": process.CLONE_NEWNET,
-    "cgroup": process.CLONE_NEWCGROUP,
-}
+_PACKET = 65536
 
 
 @dataclass
 class Rootfs:
-    """The folders that overlayfs stacks; ``lower`` top first."""
+    """The container's root: folders that overlayfs stacks (``lower`` top first), or the one folder ``path``.
 
-    lower: list[str]
-    upper: str
-    work: str
+    :param map_ids: show owners as the container's user namespace maps them
+    """
+
+    lower: list[str] = field(default_factory=list)
+    upper: str = ""
+    work: str = ""
+    path: str = ""
+    map_ids: bool = False
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A seccomp program and the flags to install it with (SECCOMP_FILTER_FLAG_*); no program: unconfined."""
+
+    program: bytes = b""
+    flags: int = 0
 
 
 @dataclass
 class InitTask:
-    """How to start a container. Descriptors are the child's own after the fork."""
+    """How to start a container. Descriptors are the child's own after the fork.
+
+    :param mount_point: a host folder that the root is put on, in the child's mount namespace only
+    :param stdio: None: make a terminal
+    :param joined: namespace type → descriptor; it wins over a path in config.json
+    :param cgroup_views: name below /sys/fs/cgroup ("" for itself) → host folder
+    :param place: receives the pid of the first process where that is not the one that was forked (see
+        :func:`core.runtime.namespaces.guided`)
+    :param soft_files: soft limit of open files where config.json says nothing; None: as it is
+    :param preserve: so many descriptors from 3 on go to the command
+    :param gate: a listening socket: wait for a connection on it before the command is executed, and report there
+    """
 
     config: Json
     rootfs: Rootfs
-    mount_point: str  # a host folder that the root is put on, in the child's mount namespace only
-    report: int  # SOCK_SEQPACKET to the monitor (see :class:`Report`)
-    stdio: tuple[int, int, int] | None  # None: make a terminal
-    netns: int | None
-    enter_cgroup: Callable[[], None]
-    cgroup_views: list[tuple[str, str]]  # name below /sys/fs/cgroup ("" for itself) → host folder
-    seccomp: bytes
+    mount_point: str
+    stdio: tuple[int, int, int] | None
+    joined: Mapping[str, int]
+    cgroup_views: list[tuple[str, str]]
+    seccomp: Filter
+    cid: str = ""
+    bundle: str = ""
+    soft_files: int | None = None
+    preserve: int = 0
+    gate: int = -1
+    # Who forks fills these in.
+    report: int = -1  # SOCK_SEQPACKET to the parent (see :class:`Report`)
+    place: Place | None = None
+    enter_cgroup: Callable[[], None] = lambda: None
 
 
 @dataclass
 class ExecTask:
-    """How to run ``process`` inside the container whose first process ``pidfd`` is.
+    """How to run ``process`` inside the container whose first process ``pid`` is.
 
-    ``place`` receives the pid of the process that runs it.
+    :param pidfd: of that process
+    :param place: receives the pid of the process that runs it
     """
 
     process: Json
+    pid: int
     pidfd: int
-    place: Place
-    report: int
     stdio: tuple[int, int, int] | None
-    enter_cgroup: Callable[[], None]
-    seccomp: bytes
+    seccomp: Filter
+    linux: Json = field(default_factory=dict)
+    soft_files: int | None = None
+    preserve: int = 0
+    # Who forks fills these in.
+    report: int = -1
+    place: Place = field(default_factory=Place)
+    enter_cgroup: Callable[[], None] = lambda: None
 
 
 class Report:
-    """The child's line to the monitor.
+    """The child's line to its parent. Every packet that asks is answered by one byte, or by a closed line.
 
     ==========================  ============================================================
     packet                      meaning
     ==========================  ============================================================
     ``T`` + one descriptor      the terminal's master side
-    ``R``                       set-up is done, the exec comes next
+    ``L`` + one descriptor      the listener of a seccomp filter that notifies
+    ``H``                       asks for the hooks of the host's side, before the root is entered
+    ``G``                       asks to be let go on: set-up is done, it waits at the gate
+    ``R``                       the exec comes next
     ``E`` + JSON                it failed; an error by ``WharfError.to_dict``
     end of file                 after ``R``: the command was executed (the socket is
                                 close-on-exec); without it: the child was killed
@@ -87,14 +119,26 @@ class Report:
         self.step = step
 
     def terminal(self, master: int) -> None:
+        self._send_fd(b"T", master)
+
+    def listener(self, fd: int) -> None:
+        self._send_fd(b"L", fd)
+
+    def _send_fd(self, packet: bytes, fd: int) -> None:
         with socket.socket(fileno=os.dup(self.fd)) as line:
-            socket.send_fds(line, [b"T"], [master])
+            socket.send_fds(line, [packet], [fd])
+
+    def ask(self, packet: bytes) -> None:
+        """Have the parent do something, and wait until it is done; without a parent this process ends."""
+        os.write(self.fd, packet)
+        if not os.read(self.fd, _PACKET):
+            os._exit(1)
 
     def ready(self) -> None:
         os.write(self.fd, b"R")
 
     def fail(self, error: BaseException) -> NoReturn:
-        """Tell the monitor and end this process."""
+        """Tell the parent and end this process."""
         try:
             os.write(self.fd, b"E" + json.dumps(self._typed(error).to_dict()).encode())
         finally:

@@ -12,6 +12,7 @@ from core.errors import InvalidArgument
 from core.kernel import resolve
 
 USER_ANNOTATION = "io.wharfinger.user"
+GROUPS_ANNOTATION = "io.wharfinger.groups"  # names and numbers, separated by commas: ``--group-add``
 _LIMIT = 10 * 1024 * 1024  # bytes of /etc/passwd and /etc/group (CVE-2024-9676)
 _MAX_ID = (1 << 31) - 1  # as Docker: larger ones wrap in other people's programs (CVE-2024-40635)
 
@@ -75,6 +76,24 @@ def lookup(root_fd: int, text: str) -> User:
         number = _number(group)
         return User(uid or 0, _group_id(root_fd, group) if number is None else number, (), home)
     return User(uid or 0, gid, _supplementary(root_fd, login, gid), home)
+
+
+def group_ids(root_fd: int, words: str) -> tuple[int, ...]:
+    """The ids of groups given as names and numbers, separated by commas.
+
+    :raises InvalidArgument: an unknown name
+    """
+    found = []
+    for word in filter(None, words.split(",")):
+        number = _number(word)
+        found.append(_group_id(root_fd, word) if number is None else number)
+    return tuple(found)
+
+
+def home_of(root_fd: int, uid: int) -> str:
+    """The home folder that /etc/passwd gives to a uid; ``/`` where it does not."""
+    entry = _passwd_entry(root_fd, "", uid)
+    return entry[3] if entry else "/"
 
 
 def _records(root_fd: int, path: str, fields: int) -> list[list[str]]:

@@ -12,6 +12,7 @@ from typing import NoReturn
 from core.errors import WharfError
 from core.kernel import libc, process
 from core.runtime.defaults import Json
+from core.runtime.task import Filter
 from core.supervise.monitor import Monitor
 from core.supervise.protocol import Launch, Message, send
 
@@ -26,7 +27,7 @@ def answer(sock: socket.socket, message: Message) -> None:
 
 
 def watch_first(
-    launch: Launch, bundle: tuple[Json, bytes], fds: dict[str, int], reply: socket.socket, line: socket.socket
+    launch: Launch, bundle: tuple[Json, Filter], fds: dict[str, int], reply: socket.socket, line: socket.socket
 ) -> None:
     """In the monitor: start the container and stay with it."""
     attach = fds.pop("attach", None)

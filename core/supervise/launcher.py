@@ -21,6 +21,7 @@ from core import cgroups
 from core.errors import InvalidArgument, WharfError
 from core.kernel import libc, process
 from core.kernel.clone import can_fork_into
+from core.runtime.task import Filter
 from core.supervise import adopt
 from core.supervise.forked import answer, become_monitor, watch_first
 from core.supervise.listen import Reception
@@ -117,7 +118,7 @@ class Launcher:
             bundle = read_bundle(launch)
         except WharfError:
             # The container was removed meanwhile; what is left can still be released.
-            bundle = {}, b""
+            bundle = {}, Filter()
 
         def work(line: socket.socket) -> None:
             monitor = Monitor(launch, bundle, kept, line)

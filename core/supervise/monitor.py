@@ -20,8 +20,9 @@ from core.errors import CommandNotExecutable, CommandNotFound, StartFailed, Whar
 from core.kernel import process
 from core.logs.writer import LogWriter
 from core.runtime.defaults import Json
+from core.runtime.task import Filter
 from core.store.tell import append
-from core.supervise import spawn
+from core.supervise import tasks
 from core.supervise.fate import wait_status
 from core.supervise.loop import Loop
 from core.supervise.paper import Paper
@@ -45,7 +46,7 @@ class Monitor:
     :param store: connection to the launcher
     """
 
-    def __init__(self, launch: Launch, bundle: tuple[Json, bytes], kept: dict[str, int], store: socket.socket) -> None:
+    def __init__(self, launch: Launch, bundle: tuple[Json, Filter], kept: dict[str, int], store: socket.socket) -> None:
         self.launch = launch
         self.kept = kept
         self.store = store
@@ -167,9 +168,7 @@ class Monitor:
         """
         launch, rundir = self.launch, self.rundir
         assert rundir is not None
-        linux = self.config["linux"]
-        assert isinstance(linux, dict)
-        cgroups.create(launch.cgroup, linux.get("resources") or {})
+        tasks.make_cgroup(launch, self.config)
         # Our ends first: a pipe that nobody holds open forgets its content, and a quick command has written and ended
         # before we come back here.
         self._open_outputs(rundir)
@@ -177,7 +176,7 @@ class Monitor:
             self.kept["stdin"] = rundir.our_input()
         stdio = None if launch.tty else rundir.child_stdio(stdin=launch.stdin_open)
         try:
-            child = spawn.start_init(launch, self.config, self.seccomp, stdio, self.kept.get("netns"))
+            child = tasks.start(launch, self.config, self.seccomp, self.kept, stdio)
         finally:
             for fd in stdio or ():
                 os.close(fd)

@@ -12,7 +12,7 @@ kind  payload
 
 First message to the **launcher** (``$RUN/launcher.sock``), which carries ``protocol`` and ``build``::
 
-    {"op": "launch", "launch": {…}, "fds": ["netns", "attach", "hold", …]}   → answered by the new monitor
+    {"op": "launch", "launch": {…}, "fds": ["netns", "ns.ipc", "attach", "hold", …]}   → answered by the new monitor
     {"op": "adopt", "id": …, "run_dir": …}                                  → {"ok": true}
 
 The **monitor's answer** to a launch is ``{"started": {…}}`` or ``{"error": {…}}``; the engine then sends ``{"ok":
@@ -49,6 +49,7 @@ MAX_FRAME = 16 * 1024 * 1024  # bytes
 MAX_FDS = 4000  # of one message
 _BATCH = 253  # descriptors on one byte: SCM_MAX_FD of the kernel (unix(7))
 CHUNK = 65536
+JOINED = "ns."  # before the type of a namespace that is another's, in the name of its descriptor
 
 Message = dict[str, object]
 
@@ -61,6 +62,7 @@ class Launch:
     :param lower: layer folders, top first
     :param cgroup: relative to each hierarchy's root
     :param seccomp: path of the compiled filter (``core.runtime.spec.write_bundle``); "" for none
+    :param map_ids: the layers' owners are shown as the container's user namespace maps them
     :param cleanup: argv of the one-shot clean-up for when no engine listens; the container's id is appended
     :param attributes: what the ``die``, ``start`` and ``health_status`` events carry (image, name)
     """
@@ -82,6 +84,7 @@ class Launch:
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     healthcheck: Healthcheck | None = None
     seccomp: str = ""
+    map_ids: bool = False
     cleanup: tuple[str, ...] = ()
     attributes: dict[str, str] = field(default_factory=dict)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from core.errors import StartFailed
 from core.runtime.defaults import Json
-from core.supervise import spawn
+from core.supervise import spawn, tasks
 from core.supervise.control import Control
 from core.supervise.health import Health
 from core.supervise.protocol import Message, send
@@ -64,7 +64,8 @@ class Service:
             null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
             stdio = (null, null, null)
         try:
-            return spawn.start_exec(monitor.launch.cgroup, own, monitor.seccomp, stdio, monitor.pidfd)
+            first = monitor.state.pid, monitor.pidfd
+            return tasks.execute(monitor.launch, monitor.config, monitor.seccomp, first, own, stdio)
         finally:
             if null >= 0:
                 os.close(null)

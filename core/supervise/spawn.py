@@ -16,9 +16,9 @@ from core import cgroups
 from core.errors import Conflict, StartFailed, WharfError, from_dict
 from core.kernel import process
 from core.kernel.clone import Place, fork_into
-from core.runtime import execute, init
+from core.runtime import execute, init, namespaces
 from core.runtime.defaults import Json
-from core.runtime.task import ExecTask, InitTask, Rootfs
+from core.runtime.task import ExecTask, Filter, InitTask
 from core.supervise.protocol import Launch, close_all
 
 _PACKET = 65536
@@ -39,7 +39,10 @@ class Child:
         self.pidfd = os.pidfd_open(pid)
         self.line = line
         self.master: int | None = None
+        self.listener: int | None = None
         self.running = False
+        self.gated = False
+        self.host_hooks: Callable[[int], None] | None = None
         self._place = place
         self._ready = False
 
@@ -56,9 +59,16 @@ class Child:
         if packet[:1] == b"T" and fds and self.master is None:
             self.master = fds[0]
             return False
+        if packet[:1] == b"L" and fds and self.listener is None:
+            self.listener = fds[0]
+            return False
         close_all(fds)
         if packet[:1] == b"R":
             self._ready = True
+        elif packet[:1] == b"H":
+            self._run_hooks()
+        elif packet[:1] == b"G":
+            self.gated = True
         elif packet[:1] == b"E":
             self.destroy()
             raise _reported(packet[1:])
@@ -74,6 +84,31 @@ class Child:
                 step="set-up",
             )
         return self.running
+
+    def _run_hooks(self) -> None:
+        try:
+            if self.host_hooks is not None:
+                self.host_hooks(self.first)
+        except BaseException:
+            self.destroy()
+            raise
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Answer its question: it goes on."""
+        with contextlib.suppress(OSError):  # it has died: the next packet says so
+            self.line.send(b"y")
+
+    def pass_gate(self) -> None:
+        """It waits for its start and no longer for us: ``pid`` is the first process's from here on."""
+        self.let_go()
+        self._follow()
+        self.line.close()
+
+    @property
+    def first(self) -> int:
+        """The pid of the container's first process, also while only its guide is known."""
+        return self.pid if self._place is None else self._place.pid
 
     def _follow(self) -> int | None:
         """From the guide, which has nothing more to do, to the process that it has made.
@@ -97,8 +132,7 @@ class Child:
         """Kill and reap it, close everything. Returns its wait status."""
         self._kill()
         self.line.close()
-        if self.master is not None:
-            os.close(self.master)
+        close_all([fd for fd in (self.master, self.listener) if fd is not None])
         status = self._follow()
         if status is None:
             self._kill()
@@ -113,7 +147,7 @@ class Child:
     def wait(
         self, cancel: socket.socket | None, timeout: float | None, meanwhile: Callable[[], None] | None = None
     ) -> None:
-        """Follow it to the exec.
+        """Follow it to the exec, or to its gate.
 
         :param cancel: the start is given up when this socket hangs up
         :param timeout: seconds; None: for ever
@@ -138,7 +172,7 @@ class Child:
                 self.destroy()
                 raise StartFailed("cannot start the container", f"set-up took more than {timeout:.0f} s", step="set-up")
             if self.line.fileno() in ready:
-                if self.advance():
+                if self.advance() or self.gated:
                     return
             elif cancel is not None:
                 self.destroy()
@@ -158,36 +192,31 @@ def _describe(status: int) -> str:
     return f"ended with code {code}" if code >= 0 else f"was killed by signal {-code}"
 
 
-def start_init(
-    launch: Launch, config: Json, seccomp: bytes, stdio: tuple[int, int, int] | None, netns: int | None
-) -> Child:
-    """Fork pid 1 of a new container; its cgroup exists already.
+def start_init(task: InitTask, cgroup: str, host_hooks: Callable[[int], None] | None = None) -> Child:
+    """Fork the first process of a new container; its cgroup exists already.
 
+    :param task: its ``report``, ``place`` and ``enter_cgroup`` are filled in here
+    :param cgroup: relative to each hierarchy's root
+    :param host_hooks: what to do when the container is made but not entered yet; given the pid of its first process
     :raises OSError: no process can be made
     """
 
     def become(report: int) -> NoReturn:
-        init.run(
-            InitTask(
-                config,
-                Rootfs(list(launch.lower), launch.upper, launch.work),
-                launch.run_dir,
-                report,
-                stdio,
-                netns,
-                lambda: cgroups.enter_self(launch.cgroup, born=born is not None),
-                cgroup_views(launch.cgroup),
-                seccomp,
-            )
-        )
+        task.report, task.enter_cgroup = report, lambda: cgroups.enter_self(cgroup, born=born is not None)
+        init.run(task)
 
-    born = cgroups.born_in(launch.cgroup)
-    return _fork(become, born, None)
+    born = cgroups.born_in(cgroup)
+    if namespaces.guided(task.config):
+        task.place = Place()
+    child = _fork(become, born, task.place, _pid_namespace(task))
+    child.host_hooks = host_hooks
+    return child
 
 
-def start_exec(cgroup: str, own: Json, seccomp: bytes, stdio: tuple[int, int, int] | None, pidfd: int) -> Child:
-    """Fork a process into the container whose first process ``pidfd`` is.
+def start_exec(cgroup: str, task: ExecTask) -> Child:
+    """Fork a process into the container whose first process ``task.pid`` is.
 
+    :param task: its ``report``, ``place`` and ``enter_cgroup`` are filled in here
     :raises Conflict: the container is paused (the process would hang before it could start)
     :raises OSError: the container has ended
     """
@@ -195,18 +224,28 @@ def start_exec(cgroup: str, own: Json, seccomp: bytes, stdio: tuple[int, int, in
         raise Conflict("cannot run a command in the container", "it is paused", "Unpause it first")
 
     def become(report: int) -> NoReturn:
-        enter = lambda: cgroups.enter_self(cgroup, born=born is not None)  # noqa: E731
-        execute.join(ExecTask(own, pidfd, place, report, stdio, enter, seccomp))
+        task.report, task.enter_cgroup = report, lambda: cgroups.enter_self(cgroup, born=born is not None)
+        execute.join(task)
 
-    born, place = cgroups.born_in(cgroup), Place()
-    return _fork(become, born, place)
+    born = cgroups.born_in(cgroup)
+    return _fork(become, born, task.place, None)
 
 
-def _new_pid_namespace(fork: Callable[[], int]) -> int:
+def _pid_namespace(task: InitTask) -> str | int | None:
+    """For the fork: ``""`` a new one, a path or a descriptor of one to join, None to stay in ours (or a guide goes)."""
+    if task.place is not None:
+        return None
+    return task.joined.get("pid", namespaces.listed(task.config).get("pid"))
+
+
+def _in_pid_namespace(where: str | int, fork: Callable[[], int]) -> int:
     home = os.open("/proc/self/ns/pid_for_children", os.O_RDONLY | os.O_CLOEXEC)
     try:
         # This changes where this process's *children* go, not where it is itself.
-        process.unshare(process.CLONE_NEWPID)
+        if where == "":
+            process.unshare(process.CLONE_NEWPID)
+        else:
+            _join_pid_namespace(where)
         try:
             return fork()
         finally:
@@ -215,10 +254,25 @@ def _new_pid_namespace(fork: Callable[[], int]) -> int:
         os.close(home)
 
 
-def _fork(become: Callable[[int], NoReturn], born: int | None, place: Place | None) -> Child:
+def _join_pid_namespace(where: str | int) -> None:
+    opened = where if isinstance(where, int) else -1
+    try:
+        if isinstance(where, str):
+            opened = os.open(where, os.O_RDONLY | os.O_CLOEXEC)
+        process.setns(opened, process.CLONE_NEWPID)
+    except OSError as error:
+        raise StartFailed(
+            f"cannot join the pid namespace {where}", str(error.strerror), "Give a file like /proc/PID/ns/pid"
+        ) from error
+    finally:
+        if isinstance(where, str) and opened >= 0:
+            os.close(opened)
+
+
+def _fork(become: Callable[[int], NoReturn], born: int | None, place: Place | None, pid_ns: str | int | None) -> Child:
     """Fork, born in the cgroup where the kernel can do that.
 
-    :param place: given for a process that joins a container; without it the child is pid 1 of a new pid namespace
+    :param place: given for a process that goes into a container only to make the real one there
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
@@ -230,7 +284,7 @@ def _fork(become: Callable[[int], NoReturn], born: int | None, place: Place | No
         return pid
 
     try:
-        return Child(_new_pid_namespace(fork) if place is None else fork(), ours, place)
+        return Child(fork() if pid_ns is None else _in_pid_namespace(pid_ns, fork), ours, place)
     except BaseException:
         ours.close()
         raise
@@ -240,16 +294,18 @@ def _fork(become: Callable[[int], NoReturn], born: int | None, place: Place | No
             os.close(born)
 
 
-def cgroup_views(path: str) -> list[tuple[str, str]]:
+def cgroup_views(path: str, config: Json) -> list[tuple[str, str]]:
     """What the container shall see in /sys/fs/cgroup: (name there, folder on the host)."""
     layout = cgroups.detect()
     if layout.version == "v2":
-        return [("", f"{layout.unified}/{path}")]
+        # Without a cgroup namespace, /proc/self/cgroup names the group as the host does: then the whole tree fits it.
+        own = "cgroup" in namespaces.listed(config)
+        return [("", f"{layout.unified}/{path}" if own else layout.unified)]
     return [(os.path.basename(mount), f"{mount}/{path}") for mount in layout.mounts]
 
 
-def read_bundle(launch: Launch) -> tuple[Json, bytes]:
-    """``config.json`` and the compiled seccomp filter (empty for none).
+def read_bundle(launch: Launch) -> tuple[Json, Filter]:
+    """``config.json`` and the compiled seccomp filter.
 
     Read by the launcher before it forks: what parsing leaves in memory is then shared and not each monitor's own.
 
@@ -261,8 +317,8 @@ def read_bundle(launch: Launch) -> tuple[Json, bytes]:
         # The filter says it all already, and the rules are by far the largest part.
         cast(Json, config["linux"]).pop("seccomp", None)
         if not launch.seccomp:
-            return config, b""
+            return config, Filter()
         with open(launch.seccomp, "rb") as file:
-            return config, file.read()
+            return config, Filter(file.read())
     except (OSError, ValueError, KeyError) as error:
         raise StartFailed(f"cannot read the bundle in {launch.bundle}", str(error), step="bundle") from error

@@ -1,0 +1,55 @@
+"""Kernel settings, and what the container shall not write or see below /proc and /sys.
+
+Everything works on descriptors that :class:`core.runtime.rootfs.Tree` has opened in mounts of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Mapping
+
+from core.kernel import mount, resolve
+from core.runtime.task import Report
+
+
+def set_sysctls(proc: int, values: Mapping[str, str], report: Report) -> None:
+    """``linux.sysctl``, by names with dots or slashes (sysctl(8)).
+
+    :raises OSError:
+    """
+    how = resolve.BENEATH | resolve.NO_SYMLINKS | resolve.NO_XDEV
+    for name, value in values.items():
+        report.at(f"setting sysctl {name}")
+        path = "sys/" + (name if "/" in name else name.replace(".", "/"))
+        fd = resolve.open_in_root(proc, path, os.O_WRONLY, resolve=how)
+        os.write(fd, value.encode())
+        os.close(fd)
+
+
+def make_readonly(target: int | None) -> None:
+    """:param target: closed; None: there is nothing"""
+    if target is None:
+        return
+    copy = mount.clone_tree(target, recursive=True)
+    mount.set_attributes(copy, mount.ATTR_RDONLY, recursive=True)
+    mount.attach(copy, target)
+    os.close(copy)
+    os.close(target)
+
+
+def mask(target: int | None, null: Callable[[], int]) -> None:
+    """Cover a file by the null device, a folder by an empty one.
+
+    :param target: closed; None: there is nothing
+    :param null: opens the null device
+    """
+    if target is None:
+        return
+    if stat.S_ISDIR(os.fstat(target).st_mode):
+        cover = mount.filesystem("tmpfs", [("nr_blocks", "1"), ("nr_inodes", "1")], mount.ATTR_RDONLY)
+    else:
+        cover = mount.clone_tree(null())
+    mount.attach(cover, target)
+    os.close(cover)
+    os.close(target)

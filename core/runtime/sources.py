@@ -1,0 +1,127 @@
+"""What a container is built from, opened with the host's rights: the root, the sources of its bind mounts, its cgroups.
+
+Everything here is a detached mount, held by a descriptor. It is made before the mount namespace loses its tie to the
+host, and before a user namespace takes our rights away; :mod:`core.runtime.rootfs` then puts the pieces together.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from typing import cast
+
+from core.errors import StartFailed
+from core.kernel import mount, userns
+from core.runtime import defaults, mountopts, namespaces
+from core.runtime.defaults import Json
+from core.runtime.task import InitTask, Report
+
+_CGROUPS = ("cgroup", "cgroup2")
+
+
+def is_bind(entry: Json) -> bool:
+    """Is it a bind mount, by its type or by its options (config.md, "Mounts")?"""
+    options = cast("list[str]", entry.get("options") or [])
+    return entry.get("type") == "bind" or "bind" in options or "rbind" in options
+
+
+class Sources:
+    """The detached mounts of one start.
+
+    :param home: the user namespace that will be entered, None for none
+    """
+
+    def __init__(self, task: InitTask, report: Report, home: int | None) -> None:
+        self._task = task
+        self._report = report
+        self._home = home
+        self.root = -1
+        self.binds: dict[int, int] = {}  # index in config.json's mounts → mount
+        self.views: list[tuple[str, int]] = []  # name below /sys/fs/cgroup → mount
+        self.devices: dict[str, int] = {}  # path of a device that cannot be made, only bound → mount
+        self.bind_devices = home is not None or userns.contained()
+
+    def open(self) -> None:
+        """:raises StartFailed: :raises OSError:"""
+        config = self._task.config
+        mounts = cast("list[Json]", config.get("mounts") or [])
+        for index, entry in enumerate(mounts):
+            if is_bind(entry) and "remount" not in cast("list[str]", entry.get("options") or []):
+                self.binds[index] = self._open_bind(entry)
+        if any(entry.get("type") in _CGROUPS for entry in mounts):
+            for name, folder in self._task.cgroup_views:
+                self._report.at(f"opening {folder}")
+                self.views.append((name, mount.clone_tree(folder)))
+        if self.bind_devices:
+            self._open_devices(cast("list[Json]", cast(Json, config.get("linux") or {}).get("devices") or []))
+        self._report.at("mounting the root file system")
+        self.root = self._open_root()
+        # The root will hang where we stand: a place that can be named in the next mount namespace too, and that needs
+        # no rights on the folders above it.
+        os.chdir(self._task.mount_point)
+
+    def _open_bind(self, entry: Json) -> int:
+        options = mountopts.parse(cast("list[str]", entry.get("options") or []))
+        source = os.path.join(self._task.bundle, str(entry.get("source") or ""))
+        self._report.at(f"opening {source}")
+        made = mount.clone_tree(source, recursive=options.recursive)
+        kinds = [kind for kind, _ in options.propagation]
+        if mount.MS_SHARED not in kinds:
+            # What is mounted inside later must not appear at the source.
+            mount.set_attributes(made, 0, propagation=mount.MS_SLAVE, recursive=True)
+        self._map(entry, options.map_ids, made)
+        return made
+
+    def _map(self, entry: Json, how: str, made: int) -> None:
+        """``idmap`` and ``ridmap``, by the mount's own mappings or by the container's."""
+        if not how and not entry.get("uidMappings"):
+            return
+        self._report.at(f"mapping the ids of {entry['destination']}")
+        home = self._home
+        if entry.get("uidMappings"):
+            uids, gids = namespaces.ranges(entry["uidMappings"]), namespaces.ranges(entry["gidMappings"])
+            home = namespaces.make_user_namespace(uids, gids)
+        if home is None:
+            raise StartFailed(
+                f"cannot map the ids of {entry['destination']}",
+                "neither the mount has mappings nor the container a user namespace",
+                "Give uidMappings and gidMappings",
+            )
+        try:
+            mount.map_ids(made, home, recursive=how == "ridmap")
+        finally:
+            if home != self._home:
+                os.close(home)
+
+    def _open_devices(self, listed: Sequence[Json]) -> None:
+        """In a user namespace no device can be made; the host's own is bound, as it is there."""
+        wanted = {f"/dev/{name}": os.makedev(major, minor) for name, major, minor in defaults.DEVICES}
+        for device in listed:
+            if device["type"] != "p":
+                wanted[str(device["path"])] = os.makedev(cast(int, device["major"]), cast(int, device["minor"]))
+        for path, number in wanted.items():
+            self._report.at(f"opening {path}")
+            made = mount.clone_tree(path)
+            status = os.fstat(made)
+            if status.st_rdev != number or not (stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+                raise StartFailed(
+                    f"cannot give the container {path}",
+                    "in a user namespace only devices of the host can be had, and there it is another",
+                    "Leave it out",
+                )
+            self.devices[path] = made
+
+    def _open_root(self) -> int:
+        layers = self._task.rootfs
+        home = self._home if layers.map_ids else None
+        if layers.path or not layers.lower:
+            made = mount.clone_tree(layers.path or layers.upper, recursive=bool(layers.path))
+            # Otherwise whatever is mounted inside would be mounted in the host's folder too.
+            mount.set_attributes(made, 0, propagation=mount.MS_SLAVE, recursive=True)
+            if home is not None:
+                mount.map_ids(made, home)
+            return made
+        if home is None:
+            return mount.overlay(layers.lower, layers.upper, layers.work)
+        return mount.mapped_overlay(layers.lower, layers.upper, layers.work, home)

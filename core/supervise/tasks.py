@@ -1,0 +1,68 @@
+"""What a monitor gives to :mod:`core.supervise.spawn`: the tasks of its container, from launch and descriptors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+from core import cgroups
+from core.runtime import hooks
+from core.runtime.defaults import Json
+from core.runtime.task import ExecTask, Filter, InitTask, Rootfs
+from core.supervise import spawn
+from core.supervise.protocol import JOINED, Launch
+
+SOFT_FILES = 1024  # Docker's default: programs that use select(2) break above it, and the launcher's own is raised
+
+
+def make_cgroup(launch: Launch, config: Json) -> None:
+    """:raises WharfError: see :func:`core.cgroups.create`"""
+    linux = cast(Json, config.get("linux") or {})
+    cgroups.create(launch.cgroup, cast(Json, linux.get("resources") or {}))
+
+
+def start(
+    launch: Launch, config: Json, seccomp: Filter, kept: Mapping[str, int], stdio: tuple[int, int, int] | None
+) -> spawn.Child:
+    """Fork the container's first process.
+
+    :param kept: descriptors by name, as the monitor holds them
+    """
+    joined = {name.removeprefix(JOINED): fd for name, fd in kept.items() if name.startswith(JOINED)}
+    if "netns" in kept:
+        joined["network"] = kept["netns"]
+    task = InitTask(
+        config=config,
+        rootfs=Rootfs(list(launch.lower), launch.upper, launch.work, map_ids=launch.map_ids),
+        mount_point=launch.run_dir,
+        stdio=stdio,
+        joined=joined,
+        cgroup_views=spawn.cgroup_views(launch.cgroup, config),
+        seccomp=seccomp,
+        cid=launch.id,
+        bundle=launch.bundle,
+        soft_files=SOFT_FILES,
+    )
+
+    def host_hooks(pid: int) -> None:
+        state = hooks.state(config, cid=launch.id, status="creating", pid=pid, bundle=launch.bundle)
+        for kind in ("prestart", "createRuntime"):
+            hooks.run_all(config, kind, state)
+
+    return spawn.start_init(task, launch.cgroup, host_hooks)
+
+
+def execute(
+    launch: Launch,
+    config: Json,
+    seccomp: Filter,
+    first: tuple[int, int],
+    own: Json,
+    stdio: tuple[int, int, int] | None,
+) -> spawn.Child:
+    """Fork a process that runs ``own`` inside, with what the container itself has.
+
+    :param first: pid and pidfd of the container's first process
+    """
+    linux = cast(Json, config.get("linux") or {})
+    return spawn.start_exec(launch.cgroup, ExecTask(own, *first, stdio, seccomp, linux, SOFT_FILES))
