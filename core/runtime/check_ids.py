@@ -24,8 +24,3 @@ def check_mappings(mappings: list[dict[str, Any]], path: str, found: Findings) -
                 found.bad(where, first, f"it overlaps with {path}[{holder}], which ends at {highest}", "Move one")
             if last > highest:
                 highest, holder = last, index
-
-
-def is_mapped(number: int, mappings: list[dict[str, Any]]) -> bool:
-    """Does the container's id ``number`` exist under ``mappings``?"""
-    return any(mapping["containerID"] <= number < mapping["containerID"] + mapping["size"] for mapping in mappings)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from core.runtime import sysctl
-from core.runtime.check_ids import check_mappings, is_mapped
+from core.kernel import userns
+from core.runtime import namespaces, sysctl
+from core.runtime.check_ids import check_mappings
 from core.runtime.schema import Findings, below
 
 _NEWER = ("netDevices", "memoryPolicy")  # of runtime-spec 1.3
@@ -79,9 +80,9 @@ def _check_new_user_namespace(
     if not mappings:
         found.missing(f"linux.{name}", "a new user namespace needs mappings", "Add at least a range that begins with 0")
         return
-    if not is_mapped(0, mappings):
-        rule = "id 0 is not mapped, and the container is built as that"
-        found.bad(f"linux.{name}", mappings, rule, "Add a range with containerID 0")
+    ranges = namespaces.ranges(mappings)
+    if not userns.mapped(ranges, 0):
+        found.doubt(f"linux.{name}", mappings, "id 0 is not mapped, and what is made for the container has no owner")
     if "process" not in config:
         return
     user, field = config["process"]["user"], name[:3]
@@ -90,7 +91,7 @@ def _check_new_user_namespace(
         groups = enumerate(user.get("additionalGids", []))
         wanted += [(f"process.user.additionalGids[{index}]", number) for index, number in groups]
     for path, number in wanted:
-        if not is_mapped(number, mappings):
+        if not userns.mapped(ranges, number):
             found.bad(path, number, f"linux.{name} has no range with it", "Choose a mapped one, or add a range")
 
 
@@ -174,9 +175,8 @@ def _check_memory(memory: dict[str, Any], found: Findings) -> None:
         found.bad(f"{path}.swap", swap, "it holds the memory too, which has no limit", f"Add {path}.limit")
     elif 0 < swap < limit:
         found.bad(f"{path}.swap", swap, f"it holds the memory too, whose limit of {limit} is larger", "Raise it")
-    for name in ("kernel", "kernelTCP"):
-        if memory.get(name, -1) > 0:
-            found.doubt(f"{path}.{name}", memory[name], "the specification advises against it, and most kernels ignore it")
+    if memory.get("kernel", -1) > 0:
+        found.doubt(f"{path}.kernel", memory["kernel"], "the specification advises against it, and kernels ignore it")
 
 
 def _check_cpu(cpu: dict[str, Any], found: Findings) -> None:

@@ -6,22 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from core.runtime import mountopts
 from core.runtime.check_ids import check_mappings
 from core.runtime.schema import Findings
 
-_FLAGS = (
-    "async atime bind defaults dev diratime dirsync exec iversion lazytime loud mand noatime nodev nodiratime noexec "
-    "noiversion nolazytime nomand norelatime nostrictatime nosuid nosymfollow rbind relatime remount ro rw silent "
-    "strictatime suid symfollow sync"
-).split()
-_RECURSIVE = (
-    "ratime rdev rdiratime rexec rnoatime rnodev rnodiratime rnoexec rnorelatime rnostrictatime rnosuid rnosymfollow "
-    "rrelatime rro rrw rstrictatime rsuid rsymfollow"
-).split()
-_PROPAGATION = "private rprivate shared rshared slave rslave unbindable runbindable".split()
 _IDMAP = ("idmap", "ridmap")
-# Everything that is not for the file system itself.
-GENERAL_OPTIONS = frozenset([*_FLAGS, *_RECURSIVE, *_PROPAGATION, *_IDMAP, "tmpcopyup"])
 
 
 def check(config: dict[str, Any], bundle: Path | None, found: Findings) -> None:
@@ -51,11 +40,12 @@ def _check_bind(mount: dict[str, Any], path: str, bundle: Path | None, found: Fi
         found.missing(f"{path}.source", "a bind mount needs one", "Name the file or folder of the host")
     elif bundle is not None and "source" in mount:
         mount["source"] = os.path.join(os.path.abspath(bundle), mount["source"])
-    # Options of a file system change nothing there: newer runcs refuse them, older ones and the validation suite do not.
+    # Options of a file system change nothing there. Newer runcs refuse them, older ones and the validation suite do not
+    kept = [option for option in mount["options"] if not mountopts.parse([option]).data]
     for index, option in enumerate(mount["options"]):
-        if option not in GENERAL_OPTIONS:
+        if option not in kept:
             found.doubt(f"{path}.options[{index}]", option, "no option for a bind mount; left out")
-    mount["options"] = [option for option in mount["options"] if option in GENERAL_OPTIONS]
+    mount["options"] = kept
 
 
 def _check_idmap(mount: dict[str, Any], path: str, user_namespace: bool, found: Findings) -> None:

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Callable, Mapping
 
 from core.kernel import mount, resolve
+from core.runtime import sysctl
 from core.runtime.task import Report
 
 
@@ -21,8 +22,7 @@ def set_sysctls(proc: int, values: Mapping[str, str], report: Report) -> None:
     how = resolve.BENEATH | resolve.NO_SYMLINKS | resolve.NO_XDEV
     for name, value in values.items():
         report.at(f"setting sysctl {name}")
-        path = "sys/" + (name if "/" in name else name.replace(".", "/"))
-        fd = resolve.open_in_root(proc, path, os.O_WRONLY, resolve=how)
+        fd = resolve.open_in_root(proc, "sys/" + sysctl.path_of(name), os.O_WRONLY, resolve=how)
         os.write(fd, value.encode())
         os.close(fd)
 

@@ -25,6 +25,7 @@ from core.runtime.user import GROUPS_ANNOTATION, USER_ANNOTATION, User, group_id
 
 _MISSING = (errno.ENOENT, errno.ENOTDIR)
 _SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
+_RLIMIT_LOCKS = 10  # the one that Python does not name; without effect since Linux 2.4.25
 
 
 def guard(report: Report) -> None:
@@ -124,7 +125,7 @@ def set_limits(own: Json, soft_files: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft_files, hard), hard))
     for limit in cast("list[Json]", own.get("rlimits") or []):
         name = str(limit["type"])
-        number = cast(int, getattr(resource, name))
+        number = _RLIMIT_LOCKS if name == "RLIMIT_LOCKS" else cast(int, getattr(resource, name))
         soft, hard = (_rlimit(limit[key]) for key in ("soft", "hard"))
         try:
             resource.setrlimit(number, (soft, hard))

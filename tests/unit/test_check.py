@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -410,7 +411,6 @@ BETWEEN: list[tuple[dict[str, Any], str, str, str]] = [  # configuration, path, 
         '"1"',
         "its name is no file of a cgroup",
     ),
-    (with_value("linux.uidMappings[0].containerID", 1), "linux.uidMappings", "a list of 2", "id 0 is not mapped"),
     (with_value("process.user.uid", 70_000), "process.user.uid", "70000", "linux.uidMappings has no range with it"),
     (
         with_value("process.user.additionalGids", [5, 65_536]),
@@ -653,7 +653,9 @@ def test_capabilities_that_cannot_be_given_are_left_out(path: str, value: str, w
         ("mounts[2].options[4]", "size=1m", "no option for a bind mount"),
         ("mounts[2].options", ["rbind"], "idmap is not among the options"),
         ("linux.namespaces[6].path", "/proc/1/ns/user", "has its own mappings"),
-        ("linux.resources.memory.kernel", 1 << 20, "most kernels ignore it"),
+        ("linux.uidMappings[0].containerID", 1, "id 0 is not mapped"),
+        ("mounts[2].options[4]", "sync", "no option for a bind mount"),
+        ("linux.resources.memory.kernel", 1 << 20, "kernels ignore it"),
         ("linux.netDevices", {"eth0": {}}, "version 1.3"),
         ("linux.memoryPolicy", {"mode": "MPOL_LOCAL"}, "version 1.3"),
         ("windows", {}, "another kind of host"),
@@ -693,6 +695,14 @@ def test_the_root_is_a_folder(tmp_path: Path) -> None:
     os.remove(tmp_path / "rootfs")
     os.symlink("nowhere", tmp_path / "rootfs")
     assert "it is not a folder" in refusal(everything(), bundle=tmp_path)
+
+
+def test_every_limit_has_a_number() -> None:
+    names = (
+        refusal(with_value("process.rlimits[0].type", "RLIMIT_TEST")).split("none of ")[1].split(". ")[0].split(", ")
+    )
+    assert len(names) == 16  # RLIM_NLIMITS
+    assert [name for name in names if not hasattr(resource, name)] == ["RLIMIT_LOCKS"]  # finish.py knows that one
 
 
 def test_a_remount_needs_no_source() -> None:
