@@ -6,6 +6,8 @@ Raw calls without policy; errors are :class:`OSError` with the kernel's errno. S
 from __future__ import annotations
 
 import ctypes
+import errno
+import functools
 import os
 import resource
 import struct
@@ -13,6 +15,9 @@ import struct
 from core.kernel.libc import SYS_BPF, SYS_SECCOMP, syscall
 
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_GET_ACTION_AVAIL = 1, 2
+# SECCOMP_FILTER_FLAG_* of linux/seccomp.h
+FILTER_TSYNC, FILTER_LOG, FILTER_SPEC_ALLOW, FILTER_NEW_LISTENER = 1, 2, 4, 8
+FILTER_TSYNC_ESRCH, FILTER_WAIT_KILLABLE_RECV = 16, 32
 _PROG_LOAD, _PROG_ATTACH, _PROG_GET_FD_BY_ID, _PROG_QUERY = 5, 8, 13, 16
 _TYPE_CGROUP_DEVICE, _ATTACH_CGROUP_DEVICE = 15, 6
 _ALLOW_MULTI, _REPLACE = 2, 4
@@ -25,18 +30,27 @@ class _Program(ctypes.Structure):
     _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
 
-def install_filter(program: bytes, flags: int = 0) -> None:
+def install_filter(program: bytes, flags: int = 0) -> int | None:
     """Put the calling thread, and all it starts, under a seccomp filter for good.
 
     :param program: an array of ``struct sock_filter``
     :param flags: SECCOMP_FILTER_FLAG_* of seccomp(2)
-    :raises OSError: EACCES without no_new_privs and CAP_SYS_ADMIN, EINVAL for a malformed program
+    :returns: the listener's descriptor (close-on-exec) if FILTER_NEW_LISTENER is among the flags
+    :raises OSError: EACCES without no_new_privs and CAP_SYS_ADMIN, EINVAL for a malformed program or an unknown flag,
+        ESRCH if another thread cannot be put under the filter (FILTER_TSYNC), EBUSY if there is a listener already
     """
+    listens = flags & FILTER_NEW_LISTENER
+    if listens and flags & FILTER_TSYNC:
+        flags |= FILTER_TSYNC_ESRCH  # else the result could be a descriptor as well as a thread: the kernel refuses
     buffer = ctypes.create_string_buffer(program, len(program))
     header = _Program(len(program) // 8, ctypes.addressof(buffer))
-    syscall(SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(header), what="seccomp")
+    result = syscall(SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(header), what="seccomp")
+    if result and not listens:
+        raise OSError(errno.ESRCH, f"thread {result} has a filter that this one cannot follow", "seccomp")
+    return result if listens else None
 
 
+@functools.cache
 def action_available(action: int) -> bool:
     """Does the kernel know the seccomp return value ``action`` (SECCOMP_RET_*)?"""
     try:
@@ -44,6 +58,18 @@ def action_available(action: int) -> bool:
     except OSError:
         return False
     return True
+
+
+@functools.cache
+def filter_flag_available(flag: int) -> bool:
+    """Does the kernel know ``flag`` (SECCOMP_FILTER_FLAG_*)? Nothing is installed by asking."""
+    if flag == FILTER_WAIT_KILLABLE_RECV:
+        flag |= FILTER_NEW_LISTENER  # is refused without it
+    try:
+        syscall(SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, flag, None)
+    except OSError as error:
+        return error.errno == errno.EFAULT  # the flags are looked at first, then the program, which is none
+    return False
 
 
 def _bpf(command: int, attributes: bytes) -> tuple[int, bytes]:

@@ -36,7 +36,7 @@ def write(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...]) -> 
         netns="host" if spec.network == "host" else "new",
         volumes=_volumes(inst, spec),
     )
-    filter_path = oci.write_bundle(folder, config)
+    filter_path = oci.write_bundle(folder, config, inst.run / "cache")
     # The record of the run before would be taken for this one's.
     (folder / "exit.json").unlink(missing_ok=True)
     return Launch(

@@ -261,4 +261,4 @@ def _check_bundle(spec: ContainerSpec, image: ImageConfig, argv: Sequence[str]) 
     )
     rules = cast("dict[str, Any]", config["linux"]).get("seccomp")
     if rules is not None and any(option.startswith(("seccomp=", "seccomp:")) for option in spec.security_opt):
-        seccomp.compile_filter(rules)
+        seccomp.compiled(rules)

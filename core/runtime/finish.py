@@ -18,7 +18,7 @@ from typing import NoReturn, cast
 
 from core.errors import CommandNotExecutable, CommandNotFound, StartFailed
 from core.kernel import caps, libc, lsm, process, resolve, userns
-from core.kernel.bpf import install_filter
+from core.runtime import notify
 from core.runtime.defaults import Json
 from core.runtime.task import Filter, Report
 from core.runtime.user import GROUPS_ANNOTATION, USER_ANNOTATION, User, group_ids, home_of, lookup
@@ -187,7 +187,10 @@ def become(own: Json, user: User, seccomp: Filter, report: Report, preserve: int
 
 def _install(seccomp: Filter, report: Report) -> None:
     if seccomp.program:
-        install_filter(seccomp.program)
+        step = report.step
+        report.at("installing the seccomp filter")
+        notify.install(seccomp, report)
+        report.at(step)
 
 
 def _mask(names: Sequence[str]) -> int:

@@ -70,9 +70,10 @@ def build_config(
     return config
 
 
-def write_bundle(folder: Path, config: Json) -> str:
+def write_bundle(folder: Path, config: Json, cache: Path | None = None) -> str:
     """Write ``config.json`` and the compiled seccomp filter beside it, each whole or not at all.
 
+    :param cache: see :func:`core.runtime.seccomp.compiled`
     :returns: path of the filter, for :class:`core.supervise.protocol.Launch`; "" for an unconfined container
     :raises InvalidArgument: the seccomp profile cannot be compiled
     """
@@ -82,7 +83,7 @@ def write_bundle(folder: Path, config: Json) -> str:
     if rules is None:
         filter_path.unlink(missing_ok=True)
         return ""
-    _replace(filter_path, seccomp.compile_filter(cast("dict[str, object]", rules)))
+    _replace(filter_path, seccomp.compiled(cast("dict[str, object]", rules), cache))
     return str(filter_path)
 
 
@@ -323,14 +324,7 @@ def _thermal_throttle() -> list[str]:
 
 
 def _seccomp(profile_path: str, capabilities: list[str]) -> dict[str, object]:
-    if profile_path:
-        try:
-            profile = json.loads(Path(profile_path).read_text())
-        except (OSError, ValueError) as error:
-            raise InvalidArgument(f"cannot read seccomp profile {profile_path}", str(error), "") from error
-    else:
-        profile = seccomp.default_profile()
-    return seccomp.resolve(profile, caps=capabilities)
+    return seccomp.rules_for(profile_path, capabilities)
 
 
 def _sysctls(wanted: Mapping[str, str], netns: str) -> dict[str, str]:

@@ -87,7 +87,8 @@ _AARCH64 = """
 """
 
 
-def _parse(text: str) -> dict[str, int]:
+def parse(text: str) -> dict[str, int]:
+    """Name -> number of a table in the form above."""
     table: dict[str, int] = {}
     for line in text.split("\n"):
         first, *names = line.split() or ["0"]
@@ -96,8 +97,14 @@ def _parse(text: str) -> dict[str, int]:
 
 
 #: Seccomp's name of an architecture -> name of a system call -> its number.
-TABLES = {"SCMP_ARCH_X86_64": _parse(_X86_64), "SCMP_ARCH_AARCH64": _parse(_AARCH64)}
+TABLES = {"SCMP_ARCH_X86_64": parse(_X86_64), "SCMP_ARCH_AARCH64": parse(_AARCH64)}
 #: ``uname -m`` -> seccomp's name.
 NATIVE = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 #: Seccomp's name -> AUDIT_ARCH_* of linux/audit.h, which the kernel gives a filter as ``seccomp_data.arch``.
-AUDIT_ARCH = {"SCMP_ARCH_X86_64": 0xC000003E, "SCMP_ARCH_AARCH64": 0xC00000B7}
+AUDIT_ARCH = {
+    "SCMP_ARCH_X86_64": 0xC000003E,
+    "SCMP_ARCH_X32": 0xC000003E,
+    "SCMP_ARCH_X86": 0x40000003,
+    "SCMP_ARCH_AARCH64": 0xC00000B7,
+    "SCMP_ARCH_ARM": 0x40000028,
+}

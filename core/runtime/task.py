@@ -14,6 +14,7 @@ from core.kernel.clone import Place
 from core.runtime.defaults import Json
 
 _PACKET = 65536
+LISTENER = b"L"  #: the packet that brings a seccomp listener
 
 
 @dataclass
@@ -119,14 +120,9 @@ class Report:
         self.step = step
 
     def terminal(self, master: int) -> None:
-        self._send_fd(b"T", master)
-
-    def listener(self, fd: int) -> None:
-        self._send_fd(b"L", fd)
-
-    def _send_fd(self, packet: bytes, fd: int) -> None:
         with socket.socket(fileno=os.dup(self.fd)) as line:
-            socket.send_fds(line, [packet], [fd])
+            socket.send_fds(line, [b"T"], [master])
+
 
     def ask(self, packet: bytes) -> None:
         """Have the parent do something, and wait until it is done; without a parent this process ends."""

@@ -16,9 +16,9 @@ from core import cgroups
 from core.errors import Conflict, StartFailed, WharfError, from_dict
 from core.kernel import process
 from core.kernel.clone import Place, fork_into
-from core.runtime import execute, init, namespaces
+from core.runtime import execute, init, namespaces, notify
 from core.runtime.defaults import Json
-from core.runtime.task import ExecTask, Filter, InitTask
+from core.runtime.task import LISTENER, ExecTask, Filter, InitTask
 from core.supervise.protocol import Launch, close_all
 
 _PACKET = 65536
@@ -39,10 +39,10 @@ class Child:
         self.pidfd = os.pidfd_open(pid)
         self.line = line
         self.master: int | None = None
-        self.listener: int | None = None
         self.running = False
         self.gated = False
         self.host_hooks: Callable[[int], None] | None = None
+        self.take_listener: Callable[[int, int], None] | None = None
         self._place = place
         self._ready = False
 
@@ -59,8 +59,8 @@ class Child:
         if packet[:1] == b"T" and fds and self.master is None:
             self.master = fds[0]
             return False
-        if packet[:1] == b"L" and fds and self.listener is None:
-            self.listener = fds[0]
+        if packet[:1] == LISTENER and fds and self.take_listener is not None:
+            self._take_listener(fds[0])
             return False
         close_all(fds)
         if packet[:1] == b"R":
@@ -93,6 +93,15 @@ class Child:
             self.destroy()
             raise
         self.let_go()
+
+    def _take_listener(self, listener: int) -> None:
+        take, self.take_listener = self.take_listener, None
+        try:
+            if take is not None:
+                take(listener, self.first)
+        except BaseException:
+            self.destroy()
+            raise
 
     def let_go(self) -> None:
         """Answer its question: it goes on."""
@@ -132,7 +141,8 @@ class Child:
         """Kill and reap it, close everything. Returns its wait status."""
         self._kill()
         self.line.close()
-        close_all([fd for fd in (self.master, self.listener) if fd is not None])
+        if self.master is not None:
+            os.close(self.master)
         status = self._follow()
         if status is None:
             self._kill()
@@ -315,10 +325,10 @@ def read_bundle(launch: Launch) -> tuple[Json, Filter]:
         with open(os.path.join(launch.bundle, "config.json"), "rb") as file:
             config = cast(Json, json.load(file))
         # The filter says it all already, and the rules are by far the largest part.
-        cast(Json, config["linux"]).pop("seccomp", None)
+        cast(Json, cast(Json, config["linux"]).get("seccomp", {})).pop("syscalls", None)
         if not launch.seccomp:
             return config, Filter()
         with open(launch.seccomp, "rb") as file:
-            return config, Filter(file.read())
+            return config, notify.unpack(file.read())
     except (OSError, ValueError, KeyError) as error:
         raise StartFailed(f"cannot read the bundle in {launch.bundle}", str(error), step="bundle") from error
