@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import cast
 
 from core import cgroups
+from core.kernel.bpf import FILTER_NEW_LISTENER
 from core.runtime import hooks
 from core.runtime.defaults import Json
 from core.runtime.task import ExecTask, Filter, InitTask, Rootfs
-from core.supervise import spawn
+from core.supervise import listener, spawn
 from core.supervise.protocol import JOINED, Launch
 
 SOFT_FILES = 1024  # Docker's default: programs that use select(2) break above it, and the launcher's own is raised
@@ -49,7 +50,9 @@ def start(
         for kind in ("prestart", "createRuntime"):
             hooks.run_all(config, kind, state)
 
-    return spawn.start_init(task, launch.cgroup, host_hooks)
+    child = spawn.start_init(task, launch.cgroup, host_hooks)
+    _find_agent(child, launch, config, seccomp, None)
+    return child
 
 
 def execute(
@@ -65,4 +68,18 @@ def execute(
     :param first: pid and pidfd of the container's first process
     """
     linux = cast(Json, config.get("linux") or {})
-    return spawn.start_exec(launch.cgroup, ExecTask(own, *first, stdio, seccomp, linux, SOFT_FILES))
+    child = spawn.start_exec(launch.cgroup, ExecTask(own, *first, stdio, seccomp, linux, SOFT_FILES))
+    _find_agent(child, launch, config, seccomp, first[0])
+    return child
+
+
+def _find_agent(child: spawn.Child, launch: Launch, config: Json, seccomp: Filter, first: int | None) -> None:
+    """See to it that a filter that notifies has somebody who answers. ``first``: None: the child is it."""
+
+    def take(fd: int, pid: int) -> None:
+        status, of = ("creating", pid) if first is None else ("running", first)
+        state = hooks.state(config, cid=launch.id, status=status, pid=of, bundle=launch.bundle)
+        listener.hand_over(fd, config, pid, state)
+
+    if seccomp.flags & FILTER_NEW_LISTENER:
+        child.take_listener = take
