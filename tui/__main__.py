@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Console entry. Returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["runtime"]:
+        from core.oci.entry import main as oci_runtime
+
+        return oci_runtime(arguments[1:])
     if arguments:
         from core.cli import main as command_line
 

@@ -19,15 +19,13 @@ def set_oom_score(own: Json) -> None:
     wanted = own.get("oomScoreAdj")
     if wanted is None:
         return
+    with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+        now = file.read().strip()
+    if now == str(wanted):
+        return
     try:
-        fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            now = os.read(fd, 16).decode().strip()
-            if now == str(wanted):
-                return
-            os.write(fd, str(wanted).encode())
-        finally:
-            os.close(fd)
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(wanted))
     except PermissionError as error:
         raise StartFailed(
             f"cannot set the OOM score adjustment to {wanted}",

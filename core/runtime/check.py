@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from core.errors import InvalidArgument
 from core.runtime import check_linux, check_mounts, check_process
-from core.runtime.config_schema import CONFIG, PROCESS
+from core.runtime.config_schema import CONFIG, PROCESS, RESOURCES
 from core.runtime.defaults import Json
 from core.runtime.schema import Findings, Problem, read
 
@@ -62,6 +62,17 @@ def check_process_file(process: object, *, warnings: list[str] | None = None) ->
     _refuse(found, "process")
     if warnings is not None:
         warnings.extend(found.warnings)
+    return cast(Json, copy)
+
+
+def check_resources(resources: object) -> Json:
+    """``linux.resources`` alone, as ``update`` takes it: the shape only, for what goes together is partly set already.
+
+    :raises InvalidArgument:
+    """
+    found = Findings()
+    copy = read(RESOURCES, resources, "linux.resources", found)
+    _refuse(found, "resources")
     return cast(Json, copy)
 
 

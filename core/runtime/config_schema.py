@@ -101,7 +101,7 @@ _major, _minor = Whole(0, (1 << 12) - 1), Whole(0, (1 << 20) - 1)  # linux/kdev_
 _disk = {"major": _major, "minor": _minor}
 _weight = Whole(0, 1000)  # blkio: 10 to 1000, io.bfq: 1 to 1000; 0 leaves it
 _rates = List(Fields({**_disk, "rate": _uint64}, {}))
-_resources = Fields(
+RESOURCES = Fields(
     {},
     {
         "devices": List(
@@ -223,7 +223,7 @@ LINUX = Fields(
         "timeOffsets": Map(_offset, _choice("", "monotonic boottime")),
         "devices": List(_device),
         "cgroupsPath": Text(r"(?!(.*/)?\.\.(/|$)).*", "holds .. as a part"),
-        "resources": _resources,
+        "resources": RESOURCES,
         "sysctl": Map(Text(r"[^\n]*", "has more than one line")),
         "seccomp": _seccomp,
         "rootfsPropagation": _propagation,

@@ -60,15 +60,18 @@ def _device(allow: bool, kind: str, major: int | None, minor: int | None, access
 
 def device_rules() -> list[Json]:
     """The device cgroup: nothing, then mknod of anything, then use of the harmless ones; no FUSE (c 10:229)."""
+    return [{"allow": False, "access": "rwm"}, *needed_devices(), _device(False, "c", 10, 229)]
+
+
+def needed_devices() -> list[Json]:
+    """What every container is allowed, whatever it asks for: without it not even its own /dev could be made."""
     return [
-        {"allow": False, "access": "rwm"},
         _device(True, "c", None, None, "m"),
         _device(True, "b", None, None, "m"),
         *(_device(True, "c", major, minor) for _, major, minor in DEVICES),
         _device(True, "c", 5, 1),  # /dev/console
         _device(True, "c", 5, 2),  # /dev/ptmx
         _device(True, "c", 136, None),  # /dev/pts/*
-        _device(False, "c", 10, 229),
     ]
 
 

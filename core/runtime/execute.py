@@ -43,6 +43,8 @@ def _enter(task: ExecTask, report: Report) -> int:
     attributes.set_affinity(own, "initial")
     report.at("setting the OOM score")
     attributes.set_oom_score(own)
+    if task.keyring:
+        finish.new_session_keyring(report)
     # The cgroup first, by its path on the host, and before the device rules could be escaped.
     report.at("entering the cgroup")
     task.enter_cgroup()
@@ -94,7 +96,6 @@ def _run(task: ExecTask, report: Report, proc: int) -> NoReturn:
     if own.get("terminal"):
         report.at("taking the terminal")
         terminal.control()
-    finish.new_session_keyring(report)
     finish.label(own, lambda: proc, report)
     if proc >= 0:
         os.close(proc)

@@ -250,23 +250,6 @@ def execute(own: Json, user: User, report: Report, preserve: int) -> NoReturn:
     )
 
 
-def check_command(own: Json) -> None:
-    """Before a start that may come much later: is the command there at all?
-
-    :raises CommandNotFound:
-    """
-    name = cast("list[str]", own["args"])[0]
-    env = dict(entry.partition("=")[::2] for entry in cast("list[str]", own.get("env") or []))
-    places = [name] if "/" in name else [f"{folder or '.'}/{name}" for folder in env.get("PATH", "").split(":")]
-    if not any(os.path.exists(place) for place in places):
-        raise CommandNotFound(
-            f'exec: "{name}": executable file not found' + ("" if "/" in name else " in $PATH"),
-            "the container has no such file",
-            "Check the command's name, or give its full path",
-            step="exec",
-        )
-
-
 def _refused(name: str, error: OSError) -> StartFailed:
     what = f'exec: "{name}": {(error.strerror or "cannot be executed").lower()}'
     if error.errno in _MISSING:

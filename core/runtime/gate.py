@@ -7,11 +7,8 @@ import select
 import signal
 import socket
 from types import FrameType
-from typing import cast
 
 from core.kernel import process
-from core.runtime import finish
-from core.runtime.defaults import Json
 from core.runtime.task import InitTask, Report
 
 _ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
@@ -23,11 +20,7 @@ def wait(task: InitTask, report: Report) -> Report:
     We still have every right here, but nobody else is inside yet.
 
     :returns: the line to that one, in place of the parent's
-    :raises CommandNotFound: already now: who creates wants to know
     """
-    own = cast(Json, task.config.get("process") or {})
-    if own:
-        finish.check_command(own)
     # The kernel delivers no signal to a pid 1 that has no handler for it, and `kill` must work before `start` too.
     before = {signo: signal.signal(signo, _end) for signo in _ENDING}
     report.at("waiting for the start")

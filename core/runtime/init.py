@@ -35,6 +35,8 @@ def _start(task: InitTask, report: Report) -> NoReturn:
     own = cast(Json, task.config.get("process") or {})
     report.at("setting the OOM score")
     attributes.set_oom_score(own)
+    if task.keyring:
+        finish.new_session_keyring(report)  # before a user namespace, in which the kernel lets nobody make one
     # First the cgroup: whatever is allocated from now on is charged to it, and the cgroup namespace that is
     # unshared next has it as its root.
     report.at("entering the cgroup")
@@ -83,7 +85,6 @@ def _has_mounts(task: InitTask) -> bool:
 def _inside(task: InitTask, report: Report, sources: Sources) -> NoReturn:
     config, own = task.config, cast(Json, task.config.get("process") or {})
     os.setsid()
-    finish.new_session_keyring(report)
     tree = rootfs.Tree(task, report, sources)
     rootfs.with_umask(0, lambda: tree.build(attached=_has_mounts(task)))
     report.at("setting the host name")

@@ -94,6 +94,13 @@ def parse(options: Sequence[str]) -> Options:
     return found
 
 
+def known() -> list[str]:
+    """The options that are no file system's own."""
+    deep = [f"r{name}" for name in (*_ATTRIBUTES, *_PROPAGATION, "bind")]
+    orders = ["bind", "remount", "tmpcopyup", "idmap", "ridmap"]
+    return [*_ATTRIBUTES, *_PROPAGATION, *deep, *orders, *_SUPERBLOCK, *(_NO_EFFECT - {"z", "Z"})]
+
+
 def root_propagation(word: str) -> tuple[int, bool]:
     """``linux.rootfsPropagation``: MS_* and whether it goes for everything below."""
     if not word:

@@ -51,6 +51,7 @@ class InitTask:
         :func:`core.runtime.namespaces.guided`)
     :param soft_files: soft limit of open files where config.json says nothing; None: as it is
     :param preserve: so many descriptors from 3 on go to the command
+    :param keyring: a new session keyring: the caller's would be readable inside
     :param gate: a listening socket: wait for a connection on it before the command is executed, and report there
     """
 
@@ -65,6 +66,7 @@ class InitTask:
     bundle: str = ""
     soft_files: int | None = None
     preserve: int = 0
+    keyring: bool = True
     gate: int = -1
     # Who forks fills these in.
     report: int = -1  # SOCK_SEQPACKET to the parent (see :class:`Report`)
@@ -88,6 +90,7 @@ class ExecTask:
     linux: Json = field(default_factory=dict)
     soft_files: int | None = None
     preserve: int = 0
+    keyring: bool = True
     # Who forks fills these in.
     report: int = -1
     place: Place = field(default_factory=Place)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.errors import Unavailable, from_dict
-from core.kernel import mount
+from core.kernel.view import unwritable
 from core.store.lock import file_lock
 from core.store.paths import Instance
 from core.supervise import sockets
@@ -170,7 +170,7 @@ def _spawn_launcher(inst: Instance, listener: int) -> None:
     program = f"import sys; sys.path.insert(0, {home!r}); from core.supervise.launcher import main; {call}"
     python = sys.executable or "/usr/bin/python3"
     try:
-        view = read_only_view(python)
+        view = unwritable(python)
     except OSError as error:
         raise Unavailable(
             "the launcher cannot be started", f"mounting a view of {python}: {error.strerror}", "It needs root"
@@ -192,17 +192,6 @@ def _spawn_launcher(inst: Instance, listener: int) -> None:
             raise _no_launcher(inst, f"it ended with code {code}")
     finally:
         os.close(view)
-
-
-def read_only_view(path: str) -> int:
-    """A detached, read-only mount of one file.
-
-    The interpreter is executed through it: an init that a container gets hold of by ``/proc/self/exe`` before or
-    during its exec leads to this mount, and never to a way to write the host's binary (CVE-2019-5736).
-    """
-    view = mount.clone_tree(os.path.realpath(path))
-    mount.set_attributes(view, mount.ATTR_RDONLY | mount.ATTR_NOSUID)
-    return view
 
 
 @functools.cache

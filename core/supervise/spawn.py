@@ -40,6 +40,7 @@ class Child:
         self.line = line
         self.master: int | None = None
         self.running = False
+        self.gone = False
         self.gated = False
         self.host_hooks: Callable[[int], None] | None = None
         self.take_listener: Callable[[int, int], None] | None = None
@@ -111,6 +112,9 @@ class Child:
     def pass_gate(self) -> None:
         """It waits for its start and no longer for us: ``pid`` is the first process's from here on."""
         self.let_go()
+        # It closes its end once our death is not its own any more: not before that may we end.
+        with contextlib.suppress(ConnectionResetError):
+            self.line.recv(1)
         self._follow()
         self.line.close()
 
@@ -139,6 +143,7 @@ class Child:
 
     def destroy(self) -> int:
         """Kill and reap it, close everything. Returns its wait status."""
+        self.gone = True
         self._kill()
         self.line.close()
         if self.master is not None:

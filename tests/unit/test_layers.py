@@ -21,6 +21,7 @@ RANKS: list[set[str]] = [
     {"core.store"},
     {"core.runtime", "core.cgroups", "core.images", "core.net", "core.volumes", "core.logs"},
     {"core.supervise"},
+    {"core.oci"},
     {"core.ops"},
     {"core.demo"},
     {"core.local"},
@@ -31,13 +32,13 @@ FOR_FACES = (WORDS | {"core.engine", "core.options"}) - {"core"}
 
 # `open_engine` is the one door from the protocol to what implements it; `tui.__main__` is the one from the command
 # to the command line, which is where `wharf` with arguments goes.
-DOORS = {("core.engine", "core.local"), ("tui", "core.cli"), ("core", "core.engine")}
+DOORS = {("core.engine", "core.local"), ("tui", "core.cli"), ("tui", "core.oci"), ("core", "core.engine")}
 
 NAMESPACES = {"backports"}  # packages that hold several distributions, none of which owns the name
 
 # What the launcher, the monitor and the one-shot clean-up import: they run as `python -I -S`, without site-packages.
 STDLIB_ONLY = ["core.kernel", "core.runtime", "core.cgroups", "core.logs", "core.supervise", "core.net", "core.store"]
-STDLIB_ONLY += ["core.errors", "core.model", "core.units", "core.names", "core.options", "core.engine"]
+STDLIB_ONLY += ["core.oci", "core.errors", "core.model", "core.units", "core.names", "core.options", "core.engine"]
 
 
 def sources(*folders: str) -> list[Path]:

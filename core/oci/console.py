@@ -1,0 +1,114 @@
+"""In the foreground: the caller's terminal is the container's, its signals are passed on, its end is ours."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import signal
+import termios
+import tty
+from collections.abc import Iterator
+
+_CHUNK = 65536
+_OURS = (signal.SIGCHLD, signal.SIGWINCH, signal.SIGPIPE, signal.SIGURG)
+
+
+def stay(pid: int, master: int | None) -> int:
+    """Until the child ``pid`` has ended.
+
+    :param master: its terminal, if it has one that is ours to show
+    :returns: its exit code, 128 + signal where one ended it
+    """
+    with _signals(pid, master):
+        if master is not None:
+            with _raw():
+                _pump(master, pid)
+            os.close(master)
+        while True:
+            ended, status = os.waitpid(-1, 0)  # we may be a subreaper: whatever ends is reaped
+            if ended == pid:
+                code = os.waitstatus_to_exitcode(status)
+                return code if code >= 0 else 128 - code
+
+
+@contextlib.contextmanager
+def _signals(pid: int, master: int | None) -> Iterator[None]:
+    """What is sent to us is meant for the command."""
+
+    def pass_on(signo: int, frame: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signo)
+
+    def resize(signo: int, frame: object) -> None:
+        if master is not None:
+            _copy_size(master)
+
+    before: dict[signal.Signals, object] = {}
+    for signo in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, *_OURS}:
+        with contextlib.suppress(OSError, ValueError):
+            before[signal.Signals(signo)] = signal.signal(signo, pass_on)
+    before[signal.SIGWINCH] = signal.signal(signal.SIGWINCH, resize)
+    if master is not None:
+        _copy_size(master)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+
+def _copy_size(master: int) -> None:
+    with contextlib.suppress(OSError):  # our input may be no terminal
+        fcntl.ioctl(master, termios.TIOCSWINSZ, fcntl.ioctl(0, termios.TIOCGWINSZ, b"\0" * 8))
+
+
+@contextlib.contextmanager
+def _raw() -> Iterator[None]:
+    """Our own terminal, if it is one, passes every key on."""
+    if not os.isatty(0):
+        yield
+        return
+    before = termios.tcgetattr(0)
+    tty.setraw(0, termios.TCSANOW)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, before)
+
+
+def _pump(master: int, pid: int) -> None:
+    """Bytes both ways until nobody has the terminal open any more, or its process has ended and all is shown."""
+    poll = select.poll()
+    poll.register(master, select.POLLIN)
+    poll.register(0, select.POLLIN)
+    pidfd = os.pidfd_open(pid)
+    poll.register(pidfd, select.POLLIN)
+    try:
+        while True:
+            ready = [fd for fd, _ in poll.poll()]
+            if master in ready:
+                if not _copy(master, 1):
+                    return
+            elif pidfd in ready:
+                return
+            if 0 in ready and not _copy(0, master):
+                poll.unregister(0)
+    finally:
+        os.close(pidfd)
+
+
+def _copy(source: int, target: int) -> bool:
+    """:returns: False at the end"""
+    try:
+        data = os.read(source, _CHUNK)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(target, rest) :]
+    except OSError as error:
+        if error.errno != errno.EIO:  # nobody has the other side of a terminal open
+            raise
+        return False
+    return bool(data)

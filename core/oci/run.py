@@ -1,0 +1,56 @@
+"""``run``: create, start, and (in the foreground) stay until the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from core.oci import console
+from core.oci.create import Options, create, load_config, refuse_terminal
+from core.oci.delete import delete
+from core.oci.start import start
+from core.oci.store import Store
+from core.runtime.defaults import Json
+
+
+def run(
+    store: Store, cid: str, options: Options, *, detach: bool, keep: bool, warn: Callable[[object], None]
+) -> int:
+    """:returns: the command's exit code, 0 for a detached one
+
+    :param keep: do not delete it when it has ended
+    :raises WharfError: nothing stays
+    """
+    config = _load(options, warn)
+    if detach:
+        refuse_terminal(config, options.console)
+    made = create(store, cid, config, options)
+    try:
+        made.child.pass_gate()
+        for error in start(store, cid):
+            warn(error)
+    except BaseException:
+        delete(store, cid, force=True)
+        raise
+    if detach:
+        return 0
+    try:
+        return console.stay(made.held.pid, made.master)
+    finally:
+        if not keep:
+            for error in delete(store, cid, force=True):
+                warn(error)
+
+
+def create_detached(store: Store, cid: str, options: Options, warn: Callable[[object], None]) -> None:
+    """``create``: whoever wants the container to run calls ``start``. :raises WharfError: nothing stays"""
+    config = _load(options, warn)
+    refuse_terminal(config, options.console)
+    create(store, cid, config, options).child.pass_gate()
+
+
+def _load(options: Options, warn: Callable[[object], None]) -> Json:
+    words: list[str] = []
+    config = load_config(options.bundle, words)
+    for word in words:
+        warn(word)
+    return config

@@ -1,0 +1,66 @@
+"""``start``: the command of a container that was created."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+
+from core.errors import Conflict, StartFailed, WharfError, from_dict
+from core.oci.store import Held, Store, state, status
+from core.runtime import hooks
+from core.supervise import sockets
+
+_PACKET = 65536
+
+
+def start(store: Store, cid: str) -> list[WharfError]:
+    """:returns: what went wrong in ``poststart`` hooks, which undoes nothing
+
+    :raises Conflict: it is not in the state ``created``
+    :raises StartFailed: the command cannot be executed, or a ``startContainer`` hook failed; it is stopped then
+    """
+    with store.locked(cid) as held:
+        config = store.config(cid)
+        now = status(store, held)
+        if now != "created":
+            raise Conflict(f"cannot start container {cid!r}", f"it is {now}", "Only one that was created can be started")
+        if not config.get("process"):
+            raise Conflict(f"cannot start container {cid!r}", "its config.json has no process", "Create it with one")
+        _open_gate(store, held)
+        return hooks.run_each(config, "poststart", state(store, held))
+
+
+def _open_gate(store: Store, held: Held) -> None:
+    path = store.gate(held.id)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
+        try:
+            sockets.connect(line, str(path))
+        except OSError as error:
+            path.unlink(missing_ok=True)  # somebody started it and was killed before this
+            raise Conflict(f"cannot start container {held.id!r}", "it has been started already", "") from error
+        words = _follow(line)
+    # There until now: a start that is killed half way leaves a container that says what it is, created.
+    path.unlink(missing_ok=True)
+    if words is not None:
+        raise from_dict(json.loads(words))
+
+
+def _follow(line: socket.socket) -> bytes | None:
+    """To the exec; the error in the way. :raises StartFailed: it died"""
+    ready = False
+    while True:
+        try:
+            packet, fds, _, _ = socket.recv_fds(line, _PACKET, 1, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            packet, fds = b"", []
+        for fd in fds:
+            os.close(fd)
+        if packet[:1] == b"E":
+            return packet[1:]
+        if packet[:1] == b"R":
+            ready = True
+        elif not packet and ready:
+            return None
+        elif not packet:
+            raise StartFailed("cannot start the container", "its first process died before the command ran", step="start")

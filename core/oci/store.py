@@ -1,0 +1,166 @@
+"""The containers of one ``--root``: a folder each, which exists exactly as long as the container does.
+
+::
+
+    ROOT/ID/          0700; flocked while something is done to the container
+        state.json    what :class:`Held` says
+        config.json   the configuration as it was at ``create``: later changes in the bundle have no effect
+        start.sock    the gate: there until it is started (see :mod:`core.runtime.gate`)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from core import cgroups
+from core.errors import Conflict, InvalidArgument, NotFound
+from core.kernel import process
+from core.runtime import hooks
+from core.runtime.defaults import Json
+
+GATE = "start.sock"
+_ID = re.compile(r"[A-Za-z0-9_+.-]+")
+
+
+@dataclass(frozen=True)
+class Held:
+    """``state.json``. ``created`` is in seconds since the epoch."""
+
+    id: str
+    bundle: str
+    cgroup: str
+    created: float
+    owner: int
+    pid: int = 0  # 0: it is just being made
+    pid_start: int = 0
+    folders: tuple[str, ...] = ()  # of its cgroup, those that we have made
+    resctrl: tuple[str, ...] = ()  # the same for Intel RDT
+    boot: str = ""
+    version: int = 1
+
+
+class Store:
+    """:param root: made at the first ``create``"""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, cid: str) -> Path:
+        """:raises InvalidArgument: no container can be called that"""
+        if not _ID.fullmatch(cid) or cid in (".", ".."):
+            raise InvalidArgument(
+                f"invalid container id {cid!r}", "it may have letters, digits and _ + - . only", "Choose another"
+            )
+        return self.root / cid
+
+    def make(self, held: Held, config: Json) -> int:
+        """A new container's folder. :returns: its lock :raises Conflict: there is one of that name"""
+        folder = self.folder(held.id)
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            folder.mkdir(mode=0o700)
+        except FileExistsError:
+            raise Conflict(
+                f"container {held.id!r} exists already", f"{folder} is there", "Delete it first, or choose another id"
+            ) from None
+        lock = _lock(folder)
+        try:
+            (folder / "config.json").write_text(json.dumps(config))
+            self.save(held)
+        except BaseException:
+            os.close(lock)
+            self.remove(held.id)
+            raise
+        return lock
+
+    def save(self, held: Held) -> None:
+        folder = self.folder(held.id)
+        (folder / "state.new").write_text(json.dumps(vars(held)))
+        (folder / "state.new").rename(folder / "state.json")
+
+    def load(self, cid: str) -> Held:
+        """:raises NotFound: no such container"""
+        try:
+            data = json.loads((self.folder(cid) / "state.json").read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFound(
+                f"container {cid!r} does not exist", f"{self.root} has no such folder", "`list` shows those there are"
+            ) from None
+        known = {name: data[name] for name in Held.__dataclass_fields__ if name in data}
+        return Held(**{name: tuple(v) if isinstance(v, list) else v for name, v in known.items()})  # type: ignore[arg-type]
+
+    def config(self, cid: str) -> Json:
+        return cast(Json, json.loads((self.folder(cid) / "config.json").read_text()))
+
+    def save_config(self, cid: str, config: Json) -> None:
+        folder = self.folder(cid)
+        (folder / "config.new").write_text(json.dumps(config))
+        (folder / "config.new").rename(folder / "config.json")
+
+    @contextlib.contextmanager
+    def locked(self, cid: str) -> Iterator[Held]:
+        """The container, for one that changes it. :raises NotFound:"""
+        self.load(cid)
+        lock = _lock(self.folder(cid))
+        try:
+            yield self.load(cid)
+        finally:
+            os.close(lock)
+
+    def remove(self, cid: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.folder(cid))
+
+    def all(self) -> list[Held]:
+        """Every container, by id."""
+        found = []
+        for folder in sorted(self.root.iterdir()) if self.root.is_dir() else ():
+            with contextlib.suppress(NotFound, InvalidArgument):
+                found.append(self.load(folder.name))
+        return found
+
+    def gate(self, cid: str) -> Path:
+        return self.folder(cid) / GATE
+
+
+def _lock(folder: Path) -> int:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+def born(held: Held, pid: int) -> Held:
+    return replace(held, pid=pid, pid_start=process.start_time(pid), boot=process.boot_id())
+
+
+def alive(held: Held) -> bool:
+    """Does its first process run? Never mistaken for another with the same pid."""
+    return held.pid > 0 and held.boot == process.boot_id() and process.is_running(held.pid, held.pid_start)
+
+
+def status(store: Store, held: Held) -> str:
+    """creating, created, running, paused, stopped (runtime.md, "State"; paused is runc's)."""
+    if not held.pid:
+        return "creating"
+    if not alive(held):
+        return "stopped"
+    with contextlib.suppress(OSError):
+        if cgroups.frozen(held.cgroup):
+            return "paused"
+    return "created" if store.gate(held.id).exists() else "running"
+
+
+def state(store: Store, held: Held) -> Json:
+    """What ``state`` prints, and hooks get."""
+    now = status(store, held)
+    pid = held.pid if now != "stopped" else 0
+    return hooks.state(store.config(held.id), cid=held.id, status=now, pid=pid, bundle=held.bundle)
