@@ -241,6 +241,16 @@ def clone_tree(path: str | int, *, recursive: bool = False) -> int:
     return syscall(SYS_OPEN_TREE, AT_FDCWD, os.fsencode(path), flags, what=path)
 
 
+def renew(mount_fd: int, *, recursive: bool = False) -> int:
+    """A detached mount made anew, so that /proc/PID/mountinfo, which lists mounts by age, shows it as the latest; the
+    old one is closed. Before Linux 6.15, which cannot clone a detached mount, it is left as it is."""
+    if _release() < (6, 15):
+        return mount_fd
+    fresh = clone_tree(mount_fd, recursive=recursive)
+    os.close(mount_fd)
+    return fresh
+
+
 def attach(mount_fd: int, target_fd: int) -> None:
     """Put a detached mount on the file or directory that ``target_fd`` is: no path is looked up, so none can be
     swapped meanwhile (CVE-2021-30465).

@@ -1,7 +1,7 @@
 """An interpreter that a container cannot get at.
 
 A process that goes into a container was executed from the host's Python. What gets hold of that file by
-``/proc/PID/exe`` must not be able to write it (CVE-2019-5736): so it is executed through something that nobody can write.
+``/proc/PID/exe`` must not be able to write it (CVE-2019-5736): so it is executed through something that is read-only.
 """
 
 from __future__ import annotations

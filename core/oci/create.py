@@ -15,8 +15,9 @@ from typing import Any, cast
 from core import cgroups
 from core.cgroups import resctrl
 from core.errors import InvalidArgument, StartFailed, Unavailable, WharfError
+from core.kernel import caps
 from core.oci.store import Held, Store, born
-from core.runtime import defaults, hooks, notify, seccomp
+from core.runtime import defaults, hooks, namespaces, notify, seccomp
 from core.runtime.check import check_config
 from core.runtime.defaults import Json
 from core.runtime.task import Filter, InitTask, Rootfs
@@ -62,11 +63,27 @@ def load_config(bundle: Path, warnings: list[str]) -> Json:
         raise InvalidArgument(f"{path} does not exist", "a bundle has a config.json", "`spec` writes one") from error
     except (OSError, ValueError) as error:
         raise InvalidArgument(f"cannot read {path}", str(error), "It must be JSON") from error
-    return check_config(config, bundle=bundle, warnings=warnings)
+    checked = check_config(config, bundle=bundle, warnings=warnings)
+    if "user" not in namespaces.listed(checked):  # whose root has all of them, in there
+        drop_unheld(cast(Json, checked.get("process") or {}), warnings)
+    return checked
+
+
+def drop_unheld(own: Json, warnings: list[str]) -> None:
+    """Capabilities that we do not have ourselves cannot be given; that is no error (config.md, "Linux Process")."""
+    held = set(caps.bounding())
+    missing: set[str] = set()
+    for names in cast("dict[str, list[str]]", own.get("capabilities") or {}).values():
+        missing.update(set(names) - held)
+        names[:] = [name for name in names if name in held]
+    if missing:
+        warnings.append(f"the process cannot have {', '.join(sorted(missing))}: this runtime has not")
 
 
 def create(store: Store, cid: str, config: Json, options: Options) -> Created:
-    """Make a container of a configuration from :func:`load_config`. The caller lets it go on by ``child.pass_gate()``, or ends it by :func:`undo`.
+    """Make a container of a configuration from :func:`load_config`.
+
+    The caller lets it go on by ``child.pass_gate()``, or ends it by :func:`undo`.
 
     :raises WharfError: nothing stays
     """
@@ -99,7 +116,8 @@ def _create(store: Store, held: Held, config: Json, filter: Filter, options: Opt
 
         with _gate(store, held.id) as gate:
             began = True
-            child = spawn.start_init(_task(store, held, config, filter, options, gate.fileno()), held.cgroup, host_hooks)
+            task = _task(store, held, config, filter, options, gate.fileno())
+            child = spawn.start_init(task, held.cgroup, host_hooks)
             child.wait(None, None)
         held = born(held, child.first)
         if linux.get("intelRdt"):
@@ -118,10 +136,13 @@ def _create(store: Store, held: Held, config: Json, filter: Filter, options: Opt
 
 
 def _resources(linux: Json) -> Mapping[str, Any]:
-    """Limits, with the devices that the container's own /dev needs behind those that config.json allows or denies."""
+    """Limits, with the devices that the container's own /dev needs behind those that config.json allows or denies.
+
+    As with runc, what no rule speaks of is denied.
+    """
     found = dict(cast(Mapping[str, Any], linux.get("resources") or {}))
     if found.get("devices"):
-        found["devices"] = [*found["devices"], *defaults.needed_devices()]
+        found["devices"] = [{"allow": False, "access": "rwm"}, *found["devices"], *defaults.needed_devices()]
     return found
 
 
@@ -189,7 +210,7 @@ def check_preserved(count: int) -> None:
             os.fstat(fd)
         except OSError as error:
             raise InvalidArgument(
-                f"--preserve-fds {count} asks for descriptor {fd}", "it is not open", "Give the number of those that are"
+                f"--preserve-fds {count} asks for descriptor {fd}", "it is not open", "Count those that are"
             ) from error
 
 
@@ -228,5 +249,8 @@ def refuse_terminal(config: Json, console: str) -> None:
     """
     if cast(Json, config.get("process") or {}).get("terminal") and not console:
         raise StartFailed(
-            "cannot make a terminal that nobody holds", "process.terminal is true", "Give --console-socket", step="terminal"
+            "cannot make a terminal that nobody holds",
+            "process.terminal is true",
+            "Give --console-socket",
+            step="terminal",
         )

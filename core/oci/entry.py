@@ -28,7 +28,7 @@ def _execute_again(words: Sequence[str]) -> None:
     from core.kernel import view
 
     home = str(Path(__file__).resolve().parents[2])
-    program = f"import sys; sys.path.insert(0, {home!r}); from core.oci.main import enter; sys.exit(enter(sys.argv[1:]))"
+    program = f"import sys; sys.path.insert(0, {home!r}); from core.oci.main import enter; enter(sys.argv[1:])"
     python = sys.executable or "/usr/bin/python3"
     sys.stdout.flush()
     fd = view.unwritable(python)

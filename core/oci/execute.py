@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 from core.errors import Conflict, InvalidArgument, Unsupported
 from core.oci import console
-from core.oci.create import check_preserved, compiled, send_terminal, write_pid
-from core.oci.store import Store, status
+from core.oci.create import check_preserved, compiled, drop_unheld, send_terminal, write_pid
+from core.oci.store import Store, state, status
+from core.runtime import namespaces
 from core.runtime.check import check_process_file
 from core.runtime.defaults import Json
 from core.runtime.task import ExecTask
-from core.supervise import spawn
+from core.supervise import listener, spawn
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Wanted:
     keyring: bool = field(default=True)
 
 
-def execute(store: Store, cid: str, wanted: Wanted) -> int:
+def execute(store: Store, cid: str, wanted: Wanted, warn: Callable[[object], None]) -> int:
     """:returns: the command's exit code, 0 for a detached one
 
     :raises Conflict: the container does not run :raises StartFailed:
@@ -53,7 +54,12 @@ def execute(store: Store, cid: str, wanted: Wanted) -> int:
     if now != "running" and not (now == "paused" and wanted.ignore_paused):
         raise Conflict(f"cannot run a command in container {cid!r}", f"it is {now}", "It must be running")
     config = store.config(cid)
-    own = _process(config, wanted)
+    warnings: list[str] = []
+    own = _process(config, wanted, warnings)
+    if "user" not in namespaces.listed(config):
+        drop_unheld(own, warnings)
+    for words in warnings:
+        warn(words)
     terminal = bool(own.get("terminal"))
     if terminal and wanted.detach and not wanted.console:
         raise InvalidArgument("cannot make a terminal that nobody holds", "--detach is given", "Give --console-socket")
@@ -72,6 +78,7 @@ def execute(store: Store, cid: str, wanted: Wanted) -> int:
             keyring=wanted.keyring,
         )
         child = spawn.start_exec(_group(held.cgroup, wanted.cgroup), task)
+        child.take_listener = lambda fd, pid: listener.hand_over(fd, config, pid, state(store, held))
         child.wait(None, None)
     finally:
         os.close(pidfd)
@@ -96,13 +103,13 @@ def _group(own: str, below: Sequence[str]) -> str:
     return f"{own}/{path}" if path else own
 
 
-def _process(config: Json, wanted: Wanted) -> Json:
+def _process(config: Json, wanted: Wanted, warnings: list[str]) -> Json:
     if wanted.process is not None:
         try:
             given = json.loads(wanted.process.read_bytes())
         except (OSError, ValueError) as error:
             raise InvalidArgument(f"cannot read --process {wanted.process}", str(error), "It must be JSON") from error
-        return check_process_file(given)
+        return check_process_file(given, warnings=warnings)
     own = cast(Json, config.get("process") or {})
     made: Json = {**own, "args": list(wanted.argv), "terminal": wanted.tty}
     made["env"] = [*cast("list[str]", own.get("env") or []), *wanted.env]
@@ -125,7 +132,7 @@ def _process(config: Json, wanted: Wanted) -> Json:
         for name in ("bounding", "effective", "permitted"):
             sets[name] = list(dict.fromkeys([*sets.get(name, []), *wanted.caps]))
         made["capabilities"] = sets
-    return check_process_file(made)
+    return check_process_file(made, warnings=warnings)
 
 
 def _user(text: str) -> Json:

@@ -26,8 +26,8 @@ def show(store: Store, *, as_json: bool, quiet: bool) -> str:
         pid = 0 if now == "stopped" else one.pid
         rows.append((one.id, str(pid), now, one.bundle, _time(one.created), _owner(one.owner)))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    lines = ("   ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]) for row in rows)
-    return "".join(f"{line.rstrip()}\n" for line in lines)
+    lines = ["   ".join([*map(str.ljust, row[:5], widths), row[5]]) for row in rows]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def described(store: Store, held: Held) -> dict[str, object]:
@@ -70,6 +70,7 @@ def processes(store: Store, cid: str, options: Sequence[str], *, as_json: bool) 
     lines = done.stdout.splitlines()
     titles = lines[0].split() if lines else []
     if done.returncode or "PID" not in titles:
-        raise InvalidArgument(f"cannot use {' '.join(argv)}", done.stderr.strip() or "it prints no PID", "Add one: -o pid")
+        why = done.stderr.strip() or "it prints no PID"
+        raise InvalidArgument(f"cannot use {' '.join(argv)}", why, "Add one: -o pid")
     column, wanted = titles.index("PID"), {str(pid) for pid in pids}
     return "".join(f"{line}\n" for line in lines[:1] + [one for one in lines[1:] if one.split()[column] in wanted])

@@ -25,11 +25,11 @@ class _Parser(argparse.ArgumentParser):
         raise InvalidArgument(message, "", f"See {self.prog} --help")
 
 
-def enter(argv: Sequence[str]) -> int:
+def enter(argv: Sequence[str]) -> NoReturn:
     """:func:`main`, for verbs that go into a container: nobody there may trace us or open what we hold
     (CVE-2016-9962)."""
     process.set_dumpable(False)
-    return main(argv)
+    sys.exit(main(argv))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="of that file")
     parser.add_argument("--debug", action="store_true", help="log what is done, too")
     parser.add_argument("--systemd-cgroup", action="store_true", help="refused: cgroups are made without systemd")
-    parser.add_argument("--rootless", choices=("true", "false", "auto"), default="auto", help="accepted; found out anyway")
+    parser.add_argument("--rootless", choices=("true", "false", "auto"), default="auto", help="accepted: found out")
     parser.add_argument("--criu", default="", metavar="PROGRAM", help="the criu to use for checkpoints")
     parser.add_argument("-v", "--version", action="version", version=f"{_PROGRAM} version {__version__}\nspec: 1.2.0")
     verbs.add(parser.add_subparsers(dest="verb", required=True, metavar="COMMAND", parser_class=_Parser))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
+import signal
 import socket
+from collections.abc import Callable
+from functools import partial
 
 from core.errors import Conflict, StartFailed, WharfError, from_dict
+from core.oci.kill import signal_first
 from core.oci.store import Held, Store, state, status
 from core.runtime import hooks
-from core.supervise import sockets
+from core.runtime.task import LISTENER
+from core.supervise import listener, sockets
+from core.supervise.protocol import close_all
 
 _PACKET = 65536
 
@@ -24,7 +29,7 @@ def start(store: Store, cid: str) -> list[WharfError]:
         config = store.config(cid)
         now = status(store, held)
         if now != "created":
-            raise Conflict(f"cannot start container {cid!r}", f"it is {now}", "Only one that was created can be started")
+            raise Conflict(f"cannot start container {cid!r}", f"it is {now}", "Only a created one can be started")
         if not config.get("process"):
             raise Conflict(f"cannot start container {cid!r}", "its config.json has no process", "Create it with one")
         _open_gate(store, held)
@@ -39,23 +44,33 @@ def _open_gate(store: Store, held: Held) -> None:
         except OSError as error:
             path.unlink(missing_ok=True)  # somebody started it and was killed before this
             raise Conflict(f"cannot start container {held.id!r}", "it has been started already", "") from error
-        words = _follow(line)
+        agent = partial(listener.hand_over, config=store.config(held.id), pid=held.pid, state=state(store, held))
+        try:
+            words = _follow(line, agent)
+        except WharfError:
+            signal_first(held, signal.SIGKILL)  # it must not go on without its listener
+            raise
     # There until now: a start that is killed half way leaves a container that says what it is, created.
     path.unlink(missing_ok=True)
     if words is not None:
         raise from_dict(json.loads(words))
 
 
-def _follow(line: socket.socket) -> bytes | None:
-    """To the exec; the error in the way. :raises StartFailed: it died"""
+def _follow(line: socket.socket, take_listener: Callable[[int], None]) -> bytes | None:
+    """To the exec; the error in the way.
+
+    :raises StartFailed: it died, or nobody takes the listener of its filter: it ends then, with this line
+    """
     ready = False
     while True:
         try:
             packet, fds, _, _ = socket.recv_fds(line, _PACKET, 1, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             packet, fds = b"", []
-        for fd in fds:
-            os.close(fd)
+        if packet[:1] == LISTENER and fds:
+            take_listener(fds[0])
+            continue
+        close_all(fds)
         if packet[:1] == b"E":
             return packet[1:]
         if packet[:1] == b"R":
@@ -63,4 +78,5 @@ def _follow(line: socket.socket) -> bytes | None:
         elif not packet and ready:
             return None
         elif not packet:
-            raise StartFailed("cannot start the container", "its first process died before the command ran", step="start")
+            why = "its first process died before the command ran"
+            raise StartFailed("cannot start the container", why, step="start")

@@ -63,7 +63,7 @@ def _bundle_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-b", "--bundle", default=".", metavar="DIR", help="the folder with config.json")
     parser.add_argument("--console-socket", default="", metavar="PATH", help="unix socket that gets the terminal")
     parser.add_argument("--pid-file", type=Path, metavar="FILE", help="write the first process's pid there")
-    parser.add_argument("--preserve-fds", type=int, default=0, metavar="N", help="descriptors from 3 on for the command")
+    parser.add_argument("--preserve-fds", type=int, default=0, metavar="N", help="the command gets N more descriptors")
     parser.add_argument("--no-new-keyring", action="store_true", help="keep the caller's session keyring")
     parser.add_argument("--no-pivot", action="store_true", help="refused: a root that is not pivoted can be left")
     parser.add_argument("--no-mount-fallback", action="store_true", help="accepted: there is no fallback")
@@ -85,7 +85,7 @@ def _exec_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME=VALUE", help="environment variable")
     parser.add_argument("-t", "--tty", action="store_true", help="with a terminal")
     parser.add_argument("-u", "--user", default="", metavar="UID[:GID]", help="as this user")
-    parser.add_argument("-g", "--additional-gids", type=int, action="append", default=[], metavar="GID", help="a group more")
+    parser.add_argument("-g", "--additional-gids", type=int, action="append", default=[], metavar="GID", help="a group")
     parser.add_argument("-p", "--process", type=Path, metavar="FILE", help="file with the OCI process")
     parser.add_argument("-d", "--detach", action="store_true", help="do not wait for its end")
     parser.add_argument("--pid-file", type=Path, metavar="FILE", help="write its pid there")
@@ -93,7 +93,7 @@ def _exec_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--apparmor", default="", metavar="PROFILE", help="AppArmor profile")
     parser.add_argument("--no-new-privs", action="store_true", help="it can gain no rights")
     parser.add_argument("-c", "--cap", action="append", default=[], metavar="CAP", help="a capability more")
-    parser.add_argument("--preserve-fds", type=int, default=0, metavar="N", help="descriptors from 3 on for the command")
+    parser.add_argument("--preserve-fds", type=int, default=0, metavar="N", help="the command gets N more descriptors")
     parser.add_argument("--cgroup", action="append", default=[], metavar="PATH", help="a group below the container's")
     parser.add_argument("--ignore-paused", action="store_true", help="in a frozen container too: it waits there")
     parser.add_argument("id", metavar="ID")
@@ -115,7 +115,7 @@ def _looking(verbs: Verbs) -> None:
 
 
 def _updating(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-r", "--resources", default="", metavar="FILE", help="linux.resources as JSON; - reads it here")
+    parser.add_argument("-r", "--resources", default="", metavar="FILE", help="linux.resources in JSON; -: from here")
     for option in update.NUMBERS:
         parser.add_argument(f"--{option}", type=int, metavar="N")
     for option in update.TEXTS:
@@ -187,7 +187,7 @@ def _exec(store: Store, args: argparse.Namespace, log: Log) -> int:
         pid_file=args.pid_file,
         preserve=args.preserve_fds,
     )
-    return execute(store, args.id, wanted)
+    return execute(store, args.id, wanted, log.warning)
 
 
 def _pause(store: Store, args: argparse.Namespace, log: Log) -> int:

@@ -163,6 +163,8 @@ def become(own: Json, user: User, seccomp: Filter, report: Report, preserve: int
     :param preserve: so many descriptors from 3 on go to the command
     :raises CommandNotFound: :raises CommandNotExecutable: :raises StartFailed:
     """
+    # Before a filter is in force, which need not allow what this takes.
+    command = _Command(own, user, preserve)
     report.at("dropping privileges")
     sets = cast("dict[str, list[str]]", own.get("capabilities") or {})
     bits = {name: _mask(sets.get(name) or ()) for name in _SETS}
@@ -178,11 +180,13 @@ def become(own: Json, user: User, seccomp: Filter, report: Report, preserve: int
     os.setresuid(user.uid, user.uid, user.uid)
     caps.set_process(bits["effective"], bits["permitted"], bits["inheritable"])
     caps.set_ambient(bits["ambient"])
+    process.set_death_signal(0)  # from here on the container outlives its monitor
     if no_new_privs:
         process.set_no_new_privs()
         _install(seccomp, report)  # as late as can be: our own calls need not be allowed by it
-    process.set_death_signal(0)  # from here on the container outlives its monitor
-    execute(own, user, report, preserve)
+    report.at("executing the command")
+    report.ready()
+    command.execute()
 
 
 def _install(seccomp: Filter, report: Report) -> None:
@@ -213,41 +217,43 @@ def _set_groups(user: User) -> None:
             ) from error
 
 
-def execute(own: Json, user: User, report: Report, preserve: int) -> NoReturn:
-    """Replace this process by the command; it is looked for in the container's ``PATH``."""
-    report.at("executing the command")
-    report.ready()
-    args = cast("list[str]", own["args"])
-    env = dict(entry.partition("=")[::2] for entry in cast("list[str]", own.get("env") or []))
-    env.setdefault("HOME", user.home)
-    mask = cast(Json, own.get("user") or {}).get("umask")
-    os.umask(0o022 if mask is None else cast(int, mask))
-    # Python ignores these two; an ignored signal would stay so in the command.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    # Whatever is open beside 0, 1, 2 must not reach the command: also descriptors that we do not know of.
-    libc.close_range(3 + preserve, cloexec=True)
-    name = args[0]
-    if "/" in name:
-        try:
-            os.execve(name, args, env)
-        except OSError as error:
-            raise _refused(name, error) from error
-    denied: OSError | None = None
-    for folder in env.get("PATH", "").split(":"):
-        try:
-            os.execve(f"{folder or '.'}/{name}", args, env)
-        except OSError as error:
-            if error.errno not in _MISSING:
-                denied = denied or error
-    if denied:
-        raise _refused(name, denied) from denied
-    raise CommandNotFound(
-        f'exec: "{name}": executable file not found in $PATH',
-        f"none of {env.get('PATH', '')} has it",
-        "Check the command's name, or give its full path",
-        step="exec",
-    )
+class _Command:
+    """What is executed, made ready so far that nothing but execve(2) is left."""
+
+    def __init__(self, own: Json, user: User, preserve: int) -> None:
+        self._argv = cast("list[str]", own["args"])
+        self._env = dict(entry.partition("=")[::2] for entry in cast("list[str]", own.get("env") or []))
+        self._env.setdefault("HOME", user.home)
+        name, self._path = self._argv[0], self._env.get("PATH", "")
+        self._places = [name] if "/" in name else [f"{folder or '.'}/{name}" for folder in self._path.split(":")]
+        mask = cast(Json, own.get("user") or {}).get("umask")
+        os.umask(0o022 if mask is None else cast(int, mask))
+        # Python ignores these two; an ignored signal would stay so in the command.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        # Whatever is open beside 0, 1, 2 must not reach the command: also descriptors that we do not know of.
+        libc.close_range(3 + preserve, cloexec=True)
+
+    def execute(self) -> NoReturn:
+        """It is looked for in the container's ``PATH``. :raises StartFailed:"""
+        name = self._argv[0]
+        denied: OSError | None = None
+        for place in self._places:
+            try:
+                os.execve(place, self._argv, self._env)
+            except OSError as error:
+                if place == name:
+                    raise _refused(name, error) from error
+                if error.errno not in _MISSING:
+                    denied = denied or error
+        if denied:
+            raise _refused(name, denied) from denied
+        raise CommandNotFound(
+            f'exec: "{name}": executable file not found in $PATH',
+            f"none of {self._path} has it",
+            "Check the command's name, or give its full path",
+            step="exec",
+        )
 
 
 def _refused(name: str, error: OSError) -> StartFailed:

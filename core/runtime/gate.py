@@ -14,12 +14,12 @@ from core.runtime.task import InitTask, Report
 _ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
 
 
-def wait(task: InitTask, report: Report) -> Report:
+def wait(task: InitTask, report: Report) -> None:
     """Tell the parent that all is set up, and wait until somebody who wants the start connects.
 
     We still have every right here, but nobody else is inside yet.
 
-    :returns: the line to that one, in place of the parent's
+    :param report: leads to that one from then on
     """
     # The kernel delivers no signal to a pid 1 that has no handler for it, and `kill` must work before `start` too.
     before = {signo: signal.signal(signo, _end) for signo in _ENDING}
@@ -35,9 +35,8 @@ def wait(task: InitTask, report: Report) -> Report:
         line, _ = gate.accept()
     for signo, handler in before.items():
         signal.signal(signo, handler)
-    started = Report(line.detach())
-    started.at("starting")
-    return started
+    report.fd = line.detach()
+    report.at("starting")
 
 
 def _end(signo: int, frame: FrameType | None) -> None:

@@ -116,7 +116,7 @@ def _inside(task: InitTask, report: Report, sources: Sources) -> NoReturn:
     attributes.set_scheduling(own)
     attributes.set_personality(cast(Json, config.get("linux") or {}))
     if task.gate >= 0:
-        report = gate.wait(task, report)
+        gate.wait(task, report)
     # The last of the runtime's steps: the command itself comes next.
     hooks.run_all(config, "startContainer", _state(task, "created"))
     if annotations.get(INIT_ANNOTATION) == "true":
@@ -164,5 +164,5 @@ def _leave_host(task: InitTask, tree: rootfs.Tree) -> None:
     mount.pivot_root(tree.root)
     word = str(cast(Json, task.config.get("linux") or {}).get("rootfsPropagation") or "")
     kind, deep = mountopts.root_propagation(word)
-    # The root was a slave of the host's mounts while it was built; by default nothing comes in any more.
+    # The root was a slave of the host's mounts while it was built; by default nothing comes into it any more.
     mount.set_root_propagation(kind, recursive=deep)

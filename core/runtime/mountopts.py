@@ -104,5 +104,5 @@ def known() -> list[str]:
 def root_propagation(word: str) -> tuple[int, bool]:
     """``linux.rootfsPropagation``: MS_* and whether it goes for everything below."""
     if not word:
-        return mount.MS_PRIVATE, True  # nothing that is mounted outside later comes in
+        return mount.MS_PRIVATE, False  # what is bound keeps what its own options say
     return _PROPAGATION[word.removeprefix("r")], word[0] == "r"

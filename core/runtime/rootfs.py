@@ -47,7 +47,8 @@ class Tree:
         """
         if attached:
             # Kernels before 6.15 refuse to mount inside a tree that is still detached.
-            target = os.open(".", _DIRECTORY | os.O_CLOEXEC)
+            # Not by "." either: the root of a user namespace may not look into a folder of the host's root.
+            target = os.open("/proc/self/cwd", _DIRECTORY | os.O_CLOEXEC)
             mount.attach(self.root, target)
             os.close(target)
         mounts = cast("list[Json]", self._task.config.get("mounts") or [])
@@ -84,6 +85,7 @@ class Tree:
 
     # -- binds
     def _attach_bind(self, destination: str, options: Options, source: int) -> None:
+        source = mount.renew(source, recursive=True)  # mounts are made in the order of config.json
         _set_attributes(source, options)
         if stat.S_ISDIR(os.fstat(source).st_mode):
             target = self._directory(destination)
