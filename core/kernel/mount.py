@@ -7,6 +7,7 @@ path leads to it, and it vanishes with its descriptor. ``pivot_root`` and ``umou
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import os
 from collections.abc import Iterable, Sequence
@@ -243,10 +244,14 @@ def clone_tree(path: str | int, *, recursive: bool = False) -> int:
 
 def renew(mount_fd: int, *, recursive: bool = False) -> int:
     """A detached mount made anew, so that /proc/PID/mountinfo, which lists mounts by age, shows it as the latest; the
-    old one is closed. Before Linux 6.15, which cannot clone a detached mount, it is left as it is."""
-    if _release() < (6, 15):
+    old one is closed. Where the kernel will not (before Linux 6.15, or from another user namespace) it stays as it is.
+    """
+    try:
+        fresh = clone_tree(mount_fd, recursive=recursive)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EPERM):
+            raise
         return mount_fd
-    fresh = clone_tree(mount_fd, recursive=recursive)
     os.close(mount_fd)
     return fresh
 

@@ -22,21 +22,20 @@ def stay(pid: int, master: int | None) -> int:
     :param master: its terminal, if it has one that is ours to show
     :returns: its exit code, 128 + signal where one ended it
     """
-    with _signals(pid, master):
-        if master is not None:
-            with _raw():
-                _pump(master, pid)
-            os.close(master)
-        while True:
-            ended, status = os.waitpid(-1, 0)  # we may be a subreaper: whatever ends is reaped
-            if ended == pid:
-                code = os.waitstatus_to_exitcode(status)
-                return code if code >= 0 else 128 - code
+    if master is not None:
+        with _raw():
+            _pump(master, pid)
+        os.close(master)
+    while True:
+        ended, status = os.waitpid(-1, 0)  # we may be a subreaper: whatever ends is reaped
+        if ended == pid:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
 
 
 @contextlib.contextmanager
-def _signals(pid: int, master: int | None) -> Iterator[None]:
-    """What is sent to us is meant for the command."""
+def passing_signals(pid: int, master: int | None) -> Iterator[None]:
+    """What is sent to us is meant for the command; from before it runs, so that none is lost."""
 
     def pass_on(signo: int, frame: object) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -88,7 +88,10 @@ def execute(store: Store, cid: str, wanted: Wanted, warn: Callable[[object], Non
         send_terminal(child.master, wanted.console)
         os.close(child.master)
         child.master = None
-    return 0 if wanted.detach else console.stay(child.pid, child.master)
+    if wanted.detach:
+        return 0
+    with console.passing_signals(child.pid, child.master):
+        return console.stay(child.pid, child.master)
 
 
 def _group(own: str, below: Sequence[str]) -> str:

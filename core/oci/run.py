@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from core.oci import console
-from core.oci.create import Options, create, load_config, refuse_terminal
+from core.oci.create import Created, Options, create, load_config, refuse_terminal
 from core.oci.delete import delete
 from core.oci.start import start
 from core.oci.store import Store
@@ -24,21 +24,27 @@ def run(
     if detach:
         refuse_terminal(config, options.console)
     made = create(store, cid, config, options)
+    if detach:
+        _start(store, made, warn)
+        return 0
+    with console.passing_signals(made.held.pid, made.master):
+        _start(store, made, warn)
+        try:
+            return console.stay(made.held.pid, made.master)
+        finally:
+            if not keep:
+                for error in delete(store, cid, force=True):
+                    warn(error)
+
+
+def _start(store: Store, made: Created, warn: Callable[[object], None]) -> None:
     try:
         made.child.pass_gate()
-        for error in start(store, cid):
+        for error in start(store, made.held.id):
             warn(error)
     except BaseException:
-        delete(store, cid, force=True)
+        delete(store, made.held.id, force=True)
         raise
-    if detach:
-        return 0
-    try:
-        return console.stay(made.held.pid, made.master)
-    finally:
-        if not keep:
-            for error in delete(store, cid, force=True):
-                warn(error)
 
 
 def create_detached(store: Store, cid: str, options: Options, warn: Callable[[object], None]) -> None:

@@ -175,11 +175,11 @@ def make_user_namespace(uids: tuple[userns.Range, ...], gids: tuple[userns.Range
         _hold_user_namespace(made)
     os.close(made)
     try:
-        answer = os.read(ready, 16)
-        if answer != b"0":
-            raise _no_namespace(int(answer or b"0"))
-        userns.write_for(child, uids, gids)
-        return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        answer = int(os.read(ready, 16) or b"0")
+        if answer <= 0:
+            raise _no_namespace(-answer)
+        userns.write_for(answer, uids, gids)
+        return os.open(f"/proc/{answer}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(ready)
         os.kill(child, signal.SIGKILL)
@@ -187,16 +187,18 @@ def make_user_namespace(uids: tuple[userns.Range, ...], gids: tuple[userns.Range
 
 
 def _hold_user_namespace(made: int) -> None:
-    answer = b"0"
+    answer = "0"
     try:
         process.set_death_signal(signal.SIGKILL)
         process.unshare(process.CLONE_NEWUSER)
         # newuidmap, and an ordinary user, want to see whose process it is.
         process.set_dumpable(True)
+        # Our pid as /proc has it: that may be the host's, while we have been forked in a pid namespace already.
+        answer = os.readlink("/proc/self")
     except OSError as error:
-        answer = str(error.errno).encode()
+        answer = str(-(error.errno or 1))
     finally:
-        os.write(made, answer)
+        os.write(made, answer.encode())
         while True:
             signal.pause()
 

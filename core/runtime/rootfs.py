@@ -121,9 +121,12 @@ class Tree:
         target = self._directory(destination)
         _refuse_kernels(target, destination)
         if options.copy_up:
-            image = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=target)
-            copyup.copy_tree(image, made)
+            readable = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            image, fresh = (os.open(".", readable, dir_fd=fd) for fd in (target, made))
+            copyup.copy_tree(image, fresh)
             os.close(image)
+            os.close(fresh)
+            mount.set_attributes(made, options.attributes)  # it may be read-only from here on
         mount.attach(made, target)
         os.close(target)
         for propagation, deep in options.propagation:
@@ -184,13 +187,14 @@ class Tree:
             os.mkdir(name, 0o755, dir_fd=holder)
             for part in name.split(",") if "," in name else ():
                 os.symlink(name, part, dir_fd=holder)  # cpu → cpu,cpuacct
+        # Now, while it is detached: in a tree that stays so, nothing that is mounted can be changed any more.
+        mount.set_attributes(holder, attributes)
         mount.attach(holder, target)
         os.close(target)
         for name, view in views:
             place = os.open(name, _DIRECTORY | os.O_CLOEXEC, dir_fd=holder)
             _attach_view(view, place, attributes)
             os.close(place)
-        mount.set_attributes(holder, attributes)
         os.close(holder)
 
     # -- devices
