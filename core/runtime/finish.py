@@ -248,12 +248,33 @@ class _Command:
                     denied = denied or error
         if denied:
             raise _refused(name, denied) from denied
-        raise CommandNotFound(
-            f'exec: "{name}": executable file not found in $PATH',
-            f"none of {self._path} has it",
-            "Check the command's name, or give its full path",
-            step="exec",
-        )
+        raise _not_in_path(name, self._path)
+
+
+def check_command(own: Json) -> None:
+    """Is there something to execute at all? Whether the user may, only the exec itself can tell.
+
+    :raises CommandNotFound: :raises CommandNotExecutable:
+    """
+    name = cast("list[str]", own["args"])[0]
+    env = dict(entry.partition("=")[::2] for entry in cast("list[str]", own.get("env") or []))
+    places = [name] if "/" in name else [f"{folder or '.'}/{name}" for folder in env.get("PATH", "").split(":")]
+    found = [place for place in places if os.path.exists(place)]
+    if not found and "/" in name:
+        raise _refused(name, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
+    if not found:
+        raise _not_in_path(name, env.get("PATH", ""))
+    if not any(os.path.isfile(place) and os.access(place, os.X_OK) for place in found):
+        raise _refused(name, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
+def _not_in_path(name: str, path: str) -> CommandNotFound:
+    return CommandNotFound(
+        f'exec: "{name}": executable file not found in $PATH',
+        f"none of {path} has it",
+        "Check the command's name, or give its full path",
+        step="exec",
+    )
 
 
 def _refused(name: str, error: OSError) -> StartFailed:

@@ -7,8 +7,11 @@ import select
 import signal
 import socket
 from types import FrameType
+from typing import cast
 
 from core.kernel import process
+from core.runtime import finish
+from core.runtime.defaults import Json
 from core.runtime.task import InitTask, Report
 
 _ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
@@ -20,7 +23,11 @@ def wait(task: InitTask, report: Report) -> None:
     We still have every right here, but nobody else is inside yet.
 
     :param report: leads to that one from then on
+    :raises CommandNotFound: :raises CommandNotExecutable:
     """
+    own = cast(Json, task.config.get("process") or {})
+    if own:
+        finish.check_command(own)  # already now: an engine on top tells a missing command by a `create` that fails
     # The kernel delivers no signal to a pid 1 that has no handler for it, and `kill` must work before `start` too.
     before = {signo: signal.signal(signo, _end) for signo in _ENDING}
     report.at("waiting for the start")

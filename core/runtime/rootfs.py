@@ -207,6 +207,8 @@ class Tree:
             if self._sources.bind_devices:
                 devices.bind(dev, sources)
         for device in cast("list[Json]", self._linux.get("devices") or []):
+            if os.path.normpath(str(device["path"])) == "/dev/ptmx":
+                continue  # a privileged container lists it too, but its own is that of its own devpts
             self._report.at(f"making the device {device['path']}")
             devices.add(self.root, device, sources.get(str(device["path"])))
 

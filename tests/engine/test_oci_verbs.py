@@ -136,11 +136,23 @@ def test_errors_are_logged_in_both_formats(runtime: Runtime) -> None:
     ("argv", "words"),
     [(("nosuch",), "executable file not found in $PATH"), (("/etc/passwd",), "permission denied")],
 )
-def test_a_command_that_cannot_run_is_told_by_start(runtime: Runtime, argv: tuple[str, ...], words: str) -> None:
-    created(runtime, "box", *argv)
-    done = runtime.call("start", "box")
+def test_a_command_that_is_not_there_is_told_by_create(runtime: Runtime, argv: tuple[str, ...], words: str) -> None:
+    folder, config = runtime.bundle("box", *argv)
+    save(folder, config)
+    done = runtime.call("create", "--bundle", folder, "box")
     assert done.returncode == 1
     assert words in done.stderr
+    assert runtime.good("list", "-q") == ""
+
+
+def test_a_command_that_the_user_may_not_run_is_told_by_start(runtime: Runtime) -> None:
+    folder, _ = runtime.bundle("box", "true")
+    (folder / "rootfs/data/tool").write_text("#!/bin/sh\n")
+    (folder / "rootfs/data/tool").chmod(0o700)
+    created(runtime, "box", "/data/tool", user={"uid": 1000, "gid": 1000})
+    done = runtime.call("start", "box")
+    assert done.returncode == 1
+    assert "permission denied" in done.stderr
     wait_for(lambda: runtime.state("box")["status"] == "stopped")
 
 

@@ -1,0 +1,197 @@
+"""Other engines on this runtime: Debian's dockerd and podman run their containers by ``wharf runtime``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import needs_root
+from tests.imagemaker import busybox, busybox_archive
+from tests.oci import HOUSE
+
+pytestmark = [needs_root, pytest.mark.slow]
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def _needs(*programs: str) -> None:
+    missing = [name for name in programs if shutil.which(name) is None]
+    if missing or busybox() is None:
+        pytest.skip(f"needs {', '.join(missing or ['busybox-static'])} from Debian")
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An executable as ``wharf-runtime`` is one where the package is installed."""
+    path = tmp_path_factory.mktemp("bin") / "wharf-runtime"
+    path.write_text(
+        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(HOUSE)!r})\n"
+        "from core.oci.entry import main\nsys.exit(main())\n"
+    )
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A docker archive of busybox."""
+    _needs("skopeo")
+    folder = tmp_path_factory.mktemp("image")
+    oci = busybox_archive(folder / "oci.tar")
+    target = folder / "docker.tar"
+    source, copy = f"oci-archive:{oci}", f"docker-archive:{target}:busybox:test"
+    subprocess.run(["skopeo", "copy", "--quiet", source, copy], check=True)
+    return target
+
+
+def _caller(argv: list[str], env: dict[str, str]) -> Call:
+    def call(*words: str, tty: bool = False) -> subprocess.CompletedProcess[str]:
+        line = [*argv, *words]
+        if tty:
+            line = ["script", "-qec", " ".join(f"'{word}'" for word in line), "/dev/null"]
+        return subprocess.run(
+            line, capture_output=True, text=True, timeout=90, check=False, env=env, stdin=subprocess.DEVNULL
+        )
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def docker(program: Path, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call]:
+    _needs("dockerd", "docker", "containerd", "script")
+    folder = tmp_path_factory.mktemp("docker")
+    options = ["--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid"]
+    options += ["--host", f"unix://{folder}/sock", "--bridge", "none", "--iptables=false", "--ip6tables=false"]
+    options += ["--ip-masq=false", "--add-runtime", f"wharf={program}", "--default-runtime", "wharf"]
+    with (folder / "log").open("wb") as log:
+        daemon = subprocess.Popen(["dockerd", *options], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    call = _caller(["docker", "--host", f"unix://{folder}/sock"], dict(os.environ))
+    try:
+        end = time.monotonic() + 30
+        while call("version").returncode:
+            assert time.monotonic() < end, (folder / "log").read_text()[-2000:]
+            time.sleep(0.2)
+        loaded = call("load", "--input", str(archive))
+        assert loaded.returncode == 0, loaded.stderr
+        yield call
+        for cid in call("ps", "-aq").stdout.split():
+            call("rm", "-f", cid)
+    finally:
+        daemon.terminate()
+        daemon.wait(30)
+        subprocess.run(["umount", "-l", f"{folder}/data"], check=False, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def podman(program: Path, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call]:
+    _needs("podman", "conmon", "script")
+    folder = tmp_path_factory.mktemp("podman")
+    # podman asks for more open files than a host without CAP_SYS_RESOURCE can give.
+    (folder / "conf").write_text('[containers]\ndefault_ulimits=["nofile=1024:1024","nproc=4096:4096"]\n')
+    options = ["--root", f"{folder}/root", "--runroot", f"{folder}/run", "--tmpdir", f"{folder}/tmp"]
+    options += ["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--runtime", str(program)]
+    call = _caller(["podman", *options], {**os.environ, "CONTAINERS_CONF": f"{folder}/conf"})
+    loaded = call("load", "--input", str(archive))
+    assert loaded.returncode == 0, loaded.stderr
+    yield call
+    call("rm", "--all", "--force", "--time", "0")
+
+
+@pytest.fixture(params=["docker", "podman"])
+def engine_call(request: pytest.FixtureRequest) -> Call:
+    call: Call = request.getfixturevalue(request.param)
+    return call
+
+
+RUN = ("run", "--rm", "--network", "none")
+IMAGE = "busybox:test"
+
+
+def test_output_and_exit_codes(engine_call: Call) -> None:
+    done = engine_call(*RUN, IMAGE, "sh", "-c", "id -u; echo err >&2; exit 5")
+    assert (done.returncode, done.stdout) == (5, "0\n")
+    assert "err" in done.stderr
+    assert engine_call(*RUN, IMAGE, "nosuch").returncode == 127
+    assert engine_call(*RUN, IMAGE, "/etc/passwd").returncode == 126
+
+
+def test_options_arrive(engine_call: Call) -> None:
+    options = ["--read-only", "--cap-drop", "ALL", "--user", "1000:1000", "--hostname", "box", "--memory", "64m"]
+    options += ["--ulimit", "nofile=64:64", "--ulimit", "nproc=4096:4096", "--security-opt", "no-new-privileges", "--tmpfs", "/t"]
+    line = "id -u; hostname; ulimit -n; touch /x; touch /t/y && echo tmpfs; "
+    line += "grep -E 'CapEff|NoNew|Seccomp:' /proc/self/status"
+    done = engine_call(*RUN, *options, IMAGE, "sh", "-c", line)
+    words = done.stdout.split()
+    assert words, done.stderr
+    assert words[:4] == ["1000", "box", "64", "tmpfs"]
+    assert words[4:] == ["CapEff:", "0000000000000000", "NoNewPrivs:", "1", "Seccomp:", "2"]
+    done = engine_call(*RUN, "--privileged", IMAGE, "sh", "-c", "ls /dev | wc -l")
+    assert int(done.stdout) > 15, done.stderr
+
+
+def test_a_terminal(engine_call: Call) -> None:
+    line = "test -t 0 && test -c /dev/console && echo terminal"
+    assert "terminal" in engine_call(*RUN, "--interactive", "--tty", IMAGE, "sh", "-c", line, tty=True).stdout
+
+
+def test_a_container_in_the_background(engine_call: Call) -> None:
+    line = "trap 'exit 4' TERM; while :; do echo tick; sleep 0.1; done"
+    options = ["--detach", "--name", "box", "--network", "none", "--memory", "64m", "--pids-limit", "50"]
+    started = engine_call("run", *options, IMAGE, "sh", "-c", line)
+    assert started.returncode == 0, started.stderr
+    try:
+        done = engine_call("exec", "--user", "1000", "--env", "A=b", "box", "sh", "-c", "id -u; echo $A")
+        assert done.stdout == "1000\nb\n"
+        assert engine_call("exec", "box", "sh", "-c", "exit 9").returncode == 9
+        assert "ok" in engine_call("exec", "-it", "box", "sh", "-c", "test -t 0 && echo ok", tty=True).stdout
+        assert engine_call("pause", "box").returncode == 0
+        assert engine_call("inspect", "--format", "{{.State.Status}}", "box").stdout == "paused\n"
+        assert engine_call("unpause", "box").returncode == 0
+        assert "echo tick" in engine_call("top", "box").stdout
+        assert "box" in engine_call("stats", "--no-stream").stdout
+        assert engine_call("stop", "--time", "10", "box").returncode == 0
+        assert engine_call("inspect", "--format", "{{.State.ExitCode}}", "box").stdout == "4\n"
+        assert engine_call("start", "box").returncode == 0
+        assert engine_call("kill", "box").returncode == 0
+        assert "tick" in engine_call("logs", "box").stdout
+    finally:
+        assert engine_call("rm", "--force", "box").returncode == 0
+
+
+def test_user_namespaces_of_podman(podman: Call) -> None:
+    line = "id -u; cat /proc/self/uid_map; touch /x && echo ok"
+    done = podman(*RUN, "--uidmap", "0:100000:5000", IMAGE, "sh", "-c", line)
+    assert done.stdout.split() == ["0", "0", "100000", "5000", "ok"], done.stderr
+
+
+def test_limits_change_under_docker(docker: Call) -> None:
+    options = ["--detach", "--name", "limited", "--network", "none", "--memory", "64m", "--memory-swap", "128m"]
+    assert docker("run", *options, IMAGE, "sleep", "100").returncode == 0
+    try:
+        done = docker("update", "--memory", "80m", "--memory-swap", "160m", "limited")
+        assert done.returncode == 0, done.stderr
+        assert "80MiB" in docker("stats", "--no-stream", "--format", "{{.MemUsage}}", "limited").stdout
+    finally:
+        docker("rm", "--force", "limited")
+
+
+def test_health_and_joined_namespaces_under_docker(docker: Call) -> None:
+    options = ["--detach", "--name", "first", "--network", "none", "--health-cmd", "true", "--health-interval", "1s"]
+    assert docker("run", *options, IMAGE, "sleep", "100").returncode == 0
+    try:
+        joined = ["--network", "container:first", "--pid", "container:first"]
+        seen = docker("run", "--rm", *joined, IMAGE, "ps")
+        assert "sleep 100" in seen.stdout, seen.stderr
+        end = time.monotonic() + 20
+        while docker("inspect", "--format", "{{.State.Health.Status}}", "first").stdout != "healthy\n":
+            assert time.monotonic() < end
+            time.sleep(0.2)
+    finally:
+        docker("rm", "--force", "first")
