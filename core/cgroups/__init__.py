@@ -1,32 +1,44 @@
 """Control groups: limits, meters, freezing and killing, on cgroup v1, hybrid and v2 alike.
 
 A group is named by a path relative to the hierarchies' roots (``wharf-ab12cd/ID``); on v1 it is a folder in each of
-them. ``layout`` knows what the host has, ``v1`` and ``v2`` write the OCI's ``linux.resources`` in their own files,
-``devices`` folds device rules, ``sampler`` reads counters. This page puts them together. Standard library only: the
+them. ``layout`` knows what the host has and which part of it is ours; ``v1`` and ``v2`` say what the OCI's
+``linux.resources`` are in their own files (``alike``: in both); ``devices`` folds device rules; ``making`` makes a
+group of all that and takes it away; ``sampler`` reads counters. This page does the rest. Standard library only: the
 launcher and the monitors import it.
+
+What they do not need stands aside and is loaded when it is asked for: ``live`` changes limits, ``figures`` reads all
+counters, ``oom`` waits for the OOM killer. ``resctrl``, which is no cgroup but is set by the same part of the
+configuration, is imported by name.
 
 Getting a process in, fastest first:
 
 - :func:`born_in` gives a descriptor for :func:`core.kernel.clone.fork_into`: the child starts in the v2 group.
 - :func:`enter_self`: a child of one thread moves itself, before it does anything else.
 - :func:`enter`: any process from outside; may wait 10 ms for the kernel.
+
+Where this process may not make groups (:func:`usable`), as an ordinary user on most hosts, a container without limits
+needs none: all of this then does nothing, and limits are refused in words.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import time
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from core.cgroups import files, v1, v2
-from core.cgroups.layout import Hierarchy, Layout, check_path, detect
+from core.cgroups.layout import Hierarchy, Layout, check_path, detect, host, resolve
+from core.cgroups.making import create, remove, usable, why_not_usable
 from core.cgroups.sampler import Counters, Sampler
-from core.errors import Conflict, InUse, NoPrivilege, Timeout, WharfError
+from core.errors import NoPrivilege, Timeout, WharfError
 from core.kernel.clone import can_fork_into
+
+if TYPE_CHECKING:
+    from core.cgroups.figures import stats
+    from core.cgroups.live import update
+    from core.cgroups.oom import oom_watch
 
 __all__ = [
     "Counters",
@@ -42,92 +54,28 @@ __all__ = [
     "exists",
     "freeze",
     "frozen",
+    "give",
+    "host",
     "kill",
     "oom_kills",
+    "oom_watch",
     "pids",
     "remove",
+    "resolve",
+    "stats",
+    "update",
+    "usable",
 ]
 
-
-# Part of the OCI's resources -> its controller's name in v1 and in v2.
-_CONTROLLER = {
-    "memory": ("memory", "memory"),
-    "cpu": ("cpu", "cpu"),
-    "pids": ("pids", "pids"),
-    "blockIO": ("blkio", "io"),
-    "hugepageLimits": ("hugetlb", "hugetlb"),
-}
+_HOMES = {"stats": "figures", "update": "live", "oom_watch": "oom"}
 
 
-def create(path: str, resources: Mapping[str, Any]) -> None:
-    """Make a fresh group with the limits given; on any error nothing stays behind.
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(name)
+    from importlib import import_module
 
-    :param path: relative, such as ``wharf/ID``; its parents are made when missing and stay
-    :param resources: the OCI runtime specification's ``linux.resources``
-    :raises Conflict: a group of that name has processes
-    :raises Unsupported: the kernel lacks a controller that a limit needs
-    :raises InvalidArgument: a value the kernel refuses
-    :raises NoPrivilege: the cgroup tree is not writable
-    """
-    check_path(path)
-    layout = detect()
-    try:
-        _make(layout, path)
-        _limit(layout, path, resources)
-    except (OSError, WharfError) as exc:
-        if isinstance(exc, Conflict) and exc.step == "make":
-            raise
-        _remove_quietly(path)
-        if isinstance(exc, WharfError):
-            raise
-        raise _not_made(path, exc) from exc
-
-
-def _make(layout: Layout, path: str) -> None:
-    try:
-        _make_folders(layout, path)
-    except FileExistsError:
-        # Left by a run that was killed. Its counters (OOM kills!) must not become the new run's: start afresh.
-        try:
-            remove(path, timeout=0.2)
-        except InUse as exc:
-            raise Conflict(
-                f"cgroup {path} is in use", exc.why, "Stop the container that runs in it first", step="make"
-            ) from exc
-        _make_folders(layout, path)
-
-
-def _make_folders(layout: Layout, path: str) -> None:
-    v1.make(layout, path)
-    if layout.unified:
-        v2.make(layout.unified, path)
-
-
-def _remove_quietly(path: str) -> None:
-    with contextlib.suppress(OSError, WharfError):
-        remove(path, timeout=0.2)
-
-
-def _not_made(path: str, exc: OSError) -> WharfError:
-    kind = NoPrivilege if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else Conflict
-    return kind(
-        f"cannot make cgroup {path}",
-        f"{exc.filename or 'the cgroup tree'}: {exc.strerror}",
-        "Run as root on a host whose cgroup tree is writable; `wharf doctor` shows what it lacks",
-    )
-
-
-def _limit(layout: Layout, path: str, resources: Mapping[str, Any]) -> None:
-    if layout.version == "v2":
-        v2.limit(layout.unified, path, resources)
-        return
-    # On a hybrid host a controller is on one side only: whatever v1 does not have may be in the v2 tree.
-    beside = {key for key, name in _CONTROLLER.items() if key in resources and not layout.mount_of(name[0])}
-    if layout.unified and beside:
-        beside = {key for key in beside if _CONTROLLER[key][1] in v2.offered(layout.unified)}
-        v2.limit(layout.unified, path, {key: resources[key] for key in beside})
-        resources = {key: value for key, value in resources.items() if key not in beside}
-    v1.limit(layout, path, resources)
+    return getattr(import_module(f"core.cgroups.{_HOMES[name]}"), name)
 
 
 def exists(path: str) -> bool:
@@ -168,6 +116,27 @@ def enter_self(path: str, *, born: bool = False) -> None:
         files.write(f"{layout.unified}/{path}/cgroup.procs", "0")
 
 
+def give(path: str, uid: int, gid: int) -> None:
+    """Make a user the owner of the v2 group, so that he may make groups below it, but not raise its limits (config-
+    linux.md, "Cgroup ownership"); does nothing on v1, where that is not safe.
+
+    :raises OSError: ENOENT no such group, EPERM
+    """
+    check_path(path)
+    layout = detect()
+    if layout.version != "v2":
+        return
+    folder = f"{layout.unified}/{path}"
+    try:
+        names = files.read_all("/sys/kernel/cgroup/delegate").split()
+    except FileNotFoundError:
+        names = ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"]
+    os.chown(folder, uid, gid)
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            os.chown(f"{folder}/{name}", uid, gid)
+
+
 def born_in(path: str) -> int | None:
     """A descriptor of the group's v2 folder, for :func:`core.kernel.clone.fork_into`.
 
@@ -185,9 +154,12 @@ def freeze(path: str, on: bool, *, timeout: float = 5.0) -> None:
 
     :raises Timeout: a process did not stop within ``timeout`` seconds; the group is thawed again
     :raises Unsupported: the host has no freezer
+    :raises NoPrivilege: groups are not :func:`usable`
     """
     check_path(path)
     layout = detect()
+    if not layout.mounts:
+        raise NoPrivilege("cannot pause the container", *why_not_usable())
     if layout.unified and v2.can_freeze(layout.unified, path):
         v2.freeze(layout.unified, path, on, timeout)
     else:
@@ -210,6 +182,8 @@ def pids(path: str) -> list[int]:
     """All processes of the group and the groups below it, as this process's pid namespace numbers them; sorted."""
     check_path(path)
     layout = detect()
+    if not layout.mounts:
+        return []
     mount = layout.unified or layout.mount_of("pids") or layout.hierarchies[0].mount
     return files.pids_in(f"{mount}/{path}")
 
@@ -255,50 +229,3 @@ def oom_kills(path: str) -> int:
     check_path(path)
     layout = detect()
     return v2.oom_kills(layout.unified, path) if layout.version == "v2" else v1.oom_kills(layout, path)
-
-
-def remove(path: str, *, timeout: float = 2.0) -> None:
-    """Remove the group and the groups below it from every hierarchy; one that is gone is no error.
-
-    :raises InUse: processes are left in it after ``timeout`` seconds
-    """
-    check_path(path)
-    waiting = [f"{mount}/{path}" for mount in detect().mounts]
-    deadline = time.monotonic() + timeout
-    pause = 0.0005
-    while waiting := [folder for folder in waiting if not _removed(folder)]:
-        if time.monotonic() > deadline:
-            left = files.pids_in(waiting[0])
-            raise InUse(
-                f"cgroup {path} cannot be removed",
-                f"processes {', '.join(map(str, left))} are in {waiting[0]}" if left else f"{waiting[0]} is busy",
-                "Stop them first",
-            )
-        time.sleep(pause)
-        pause = min(pause * 2, 0.05)
-
-
-def _removed(folder: str) -> bool:
-    try:
-        os.rmdir(folder)
-    except FileNotFoundError:
-        return True
-    except OSError as exc:
-        # EBUSY: groups below, or processes that are just ending (the kernel counts them a little longer).
-        if exc.errno != errno.EBUSY:
-            raise
-        return _removed_with_children(folder)
-    return True
-
-
-def _removed_with_children(folder: str) -> bool:
-    for sub in files.subfolders(folder):
-        try:
-            os.rmdir(sub)
-        except FileNotFoundError:
-            continue
-        except OSError as exc:
-            if exc.errno != errno.EBUSY:
-                raise
-            return False
-    return True

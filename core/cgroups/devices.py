@@ -6,13 +6,16 @@ The rules are folded first into one default and its exceptions, by the same step
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from core.cgroups import files
-from core.errors import InvalidArgument, NoPrivilege, Unsupported
+from core.cgroups.files import Setting
+from core.cgroups.layout import Layout
+from core.errors import InvalidArgument, NoPrivilege, Unsupported, WharfError
 from core.kernel import bpf
 
 _ANY = -1
@@ -74,22 +77,83 @@ def _line(key: Key, access: int) -> str:
     return f"{key[0]} {numbers} {''.join(letter for letter in 'rwm' if access & _ACCESS[letter])}"
 
 
-def apply_v1(folder: str, rules: Sequence[Mapping[str, Any]]) -> None:
-    """Write the rules into a fresh v1 group.
+def apply(layout: Layout, path: str, rules: Sequence[Mapping[str, Any]]) -> None:
+    """Set a group's rules, those of a new one or in place of the ones it has; without any, it keeps what it has.
 
+    :raises InvalidArgument: a malformed rule
     :raises NoPrivilege: the parent group forbids what shall be allowed
+    :raises Unsupported: the kernel cannot do it
     """
+    if not rules:
+        return
     policy = fold(rules)
-    same, other = ("allow", "deny") if policy.allow else ("deny", "allow")
-    lines = {_line(key, access) for key, access in policy.exceptions.items()}
+    mount = layout.mount_of("devices")
     try:
-        files.write(f"{folder}/devices.{same}", "a")
-        if lines:
-            files.write(f"{folder}/devices.{other}", *sorted(lines))
-    except PermissionError as exc:
+        if mount:
+            _apply_v1(f"{mount}/{path}", policy)
+        elif layout.unified:
+            _apply_v2(f"{layout.unified}/{path}", policy)
+        else:
+            raise files.missing(Setting("devices", "devices.allow", "", "the device rules"))
+    except WharfError:
+        if enforceable():
+            raise
+
+
+def enforceable() -> bool:
+    """Whether rules can be set, and mean something: only the host's root makes device files. Others reach just the
+    devices that are put before them."""
+    from core.kernel import userns
+
+    return os.geteuid() == 0 and not userns.contained()
+
+
+def _apply_v1(folder: str, policy: Policy) -> None:
+    before = _listed(files.read_all(f"{folder}/devices.list"))
+    try:
+        _change_v1(folder, before, policy)
+    except OSError as exc:
+        if not before.allow:
+            with contextlib.suppress(OSError):
+                _change_v1(folder, _listed(files.read_all(f"{folder}/devices.list")), before)
         raise NoPrivilege(
-            "cannot set the device rules", str(exc), "The group the engine runs in forbids some of these devices"
+            "cannot set the device rules",
+            f"{exc.filename or folder}: {exc.strerror}",
+            "The group above forbids some of these devices, or groups below hold on to them",
         ) from exc
+
+
+def _change_v1(folder: str, before: Policy, after: Policy) -> None:
+    same, other = ("allow", "deny") if after.allow else ("deny", "allow")
+    gone: dict[Key, int] = {}
+    added = after.exceptions
+    if before.allow or after.allow:
+        # What is forbidden in a group that allows by default is not listed: nothing to compare with.
+        files.write(f"{folder}/devices.{same}", "a")
+    else:
+        gone = _without(before.exceptions, after.exceptions)
+        added = _without(after.exceptions, before.exceptions)
+    # First what is new: a process that may use a device before and after never finds it forbidden.
+    for name, exceptions in ((other, added), (same, gone)):
+        if exceptions:
+            files.write(f"{folder}/devices.{name}", *sorted(_line(key, bits) for key, bits in exceptions.items()))
+
+
+def _without(these: dict[Key, int], those: dict[Key, int]) -> dict[Key, int]:
+    return {key: left for key, access in these.items() if (left := access & ~those.get(key, 0))}
+
+
+def _listed(text: str) -> Policy:
+    """The policy that a v1 group's ``devices.list`` shows: ``a *:* rwm`` alone, or what is allowed."""
+    exceptions: dict[Key, int] = {}
+    for line in text.splitlines():
+        kind, numbers, access = line.split()
+        if kind == "a":
+            return Policy(True, {})
+        major, _, minor = numbers.partition(":")
+        first, second = (_ANY if number == "*" else int(number) for number in (major, minor))
+        exceptions[kind, first, second] = _access(access)
+    return Policy(False, exceptions)
 
 
 def program(policy: Policy) -> bytes:
@@ -125,12 +189,9 @@ def program(policy: Policy) -> bytes:
     return b"".join(code + answer(policy.allow))
 
 
-def apply_v2(folder: str, rules: Sequence[Mapping[str, Any]]) -> None:
-    """Attach the rules to a v2 group as its device program.
-
-    :raises Unsupported: the kernel refuses the program
-    """
-    code = program(fold(rules))
+def _apply_v2(folder: str, policy: Policy) -> None:
+    """Attach the rules to a v2 group as its device program, in place of the one it has."""
+    code = program(policy)
     group = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         loaded = bpf.load_device_program(code)

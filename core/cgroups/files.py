@@ -7,17 +7,33 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from core.cgroups.layout import detect
 from core.errors import Conflict, InvalidArgument, NoPrivilege, Unsupported, WharfError
 
 
 class Setting(NamedTuple):
-    """One value for one file of one controller. A file missing from an ``optional`` setting is passed over."""
+    """One value for one file of one controller. A file missing from an ``optional`` setting is passed over.
+
+    ``reset`` marks a file with a line for each device (or the like), which the value's first word names: it is what
+    takes that line back. ``otherwise`` is written instead where the kernel has no such file.
+    """
 
     controller: str
     file: str
     value: str
     what: str  # in the user's words
     optional: bool = False
+    reset: str = ""
+    otherwise: Setting | None = None
+
+    @property
+    def limits(self) -> bool:
+        """Does it ask for more than what a group has by itself?"""
+        return not self.optional and self.value not in ("-1", "max")
+
+
+Group = tuple[Setting, ...]  # settings that bound each other
+Step = tuple[str, Group]  # with the folder they are written in
 
 
 def read(path: str, size: int = 65536) -> str:
@@ -59,32 +75,60 @@ def apply(folder: str, setting: Setting) -> None:
     :raises NoPrivilege: the file may not be written
     """
     try:
-        write(f"{folder}/{setting.file}", setting.value)
+        # Raw values may have several lines, of which the kernel takes one at a time.
+        write(f"{folder}/{setting.file}", *(setting.value.splitlines() or ["\n"]))
     except FileNotFoundError as exc:
-        if not setting.optional:
+        if setting.otherwise:
+            apply(folder, setting.otherwise)
+        elif not setting.optional:
             raise missing(setting) from exc
     except OSError as exc:
         raise refused(setting, exc) from exc
 
 
-def apply_group(folder: str, group: tuple[Setting, ...]) -> None:
+def apply_group(folder: str, group: Group) -> None:
     """Settings that bound each other (memory below memory + swap, quota against period): which one may go first
     depends on the old values, so the reverse order is tried where the kernel refuses the first."""
     try:
         for setting in group:
             apply(folder, setting)
-    except (InvalidArgument, Conflict):
+    except (InvalidArgument, Conflict) as first:
         if len(group) < 2:
             raise
-        for setting in (*reversed(group), *group[:-1]):
-            apply(folder, setting)
+        try:
+            for setting in (*reversed(group), *group[:-1]):
+                apply(folder, setting)
+        except (InvalidArgument, Conflict):
+            raise first from None  # it names the value that is wrong in itself
+
+
+def remember(folder: str, group: Group) -> Group:
+    """The settings that bring back what ``group`` is about to change; nothing of a file that cannot be read."""
+    old: list[Setting] = []
+    for setting in group:
+        try:
+            text = read_all(f"{folder}/{setting.file}").strip()
+        except OSError:
+            if setting.otherwise:
+                old += remember(folder, (setting.otherwise,))
+            continue
+        if setting.reset:
+            key = setting.value.split(" ", 1)[0] + " "
+            text = next((line for line in text.splitlines() if line.startswith(key)), setting.reset)
+        elif text.startswith("oom_kill_disable "):
+            text = text.split()[1]
+        old.append(setting._replace(value=text, optional=True, otherwise=None))
+    return tuple(old)
 
 
 def missing(setting: Setting) -> WharfError:
+    fix = "Leave the limit out, or boot a kernel with that controller; `wharf doctor` shows what this host has"
+    if detect().own:
+        fix = f"Leave the limit out, or have systemd delegate it: Delegate={setting.controller} for user@.service"
     return Unsupported(
         f"cannot set {setting.what}",
-        f"the kernel has no {setting.file} (cgroup controller {setting.controller})",
-        "Leave the limit out, or boot a kernel with that controller; `wharf doctor` shows what this host has",
+        f"there is no {setting.file} here (cgroup controller {setting.controller})",
+        fix,
     )
 
 

@@ -162,6 +162,8 @@ class Sampler:
 
 
 def _gone(path: str) -> NotFound:
+    if not detect().mounts:
+        return NotFound(f"no cgroup {path}", "this user may not make any, so nothing is counted", "See `wharf doctor`")
     return NotFound(f"no cgroup {path}", "its container does not run", "Start the container")
 
 

@@ -12,10 +12,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from core.cgroups import devices, files
-from core.cgroups.files import Setting
+from core.cgroups import alike, files
+from core.cgroups.files import Group, Setting, Step
 from core.cgroups.layout import Hierarchy, Layout
-from core.errors import Timeout, Unsupported
+from core.errors import InvalidArgument, Timeout
 
 _THROTTLES = {
     "throttleReadBpsDevice": "blkio.throttle.read_bps_device",
@@ -25,20 +25,30 @@ _THROTTLES = {
 }
 
 
-def make(layout: Layout, path: str) -> None:
-    """Make the group's folder in every v1 hierarchy.
+def make(layout: Layout, path: str, join: bool, made: list[str]) -> None:
+    """Make the group's folder in every v1 hierarchy, and note in ``made`` which ones.
 
-    :raises FileExistsError: one is there already
+    :raises FileExistsError: one is there already, and ``join`` is not set
     """
     for hierarchy in layout.hierarchies:
         folder = f"{hierarchy.mount}/{path}"
         try:
-            os.mkdir(folder, 0o755)
-        except FileNotFoundError:
-            _make_parents(hierarchy, path)
-            os.mkdir(folder, 0o755)
+            _make_folder(hierarchy, path)
+        except FileExistsError:
+            if not join:
+                raise
+        else:
+            made.append(folder)
         if "cpuset" in hierarchy.controllers:
             _fill_cpuset(hierarchy.mount, path)
+
+
+def _make_folder(hierarchy: Hierarchy, path: str) -> None:
+    try:
+        os.mkdir(f"{hierarchy.mount}/{path}", 0o755)
+    except FileNotFoundError:
+        _make_parents(hierarchy, path)
+        os.mkdir(f"{hierarchy.mount}/{path}", 0o755)
 
 
 def _make_parents(hierarchy: Hierarchy, path: str) -> None:
@@ -83,123 +93,144 @@ def _fill_cpuset(mount: str, path: str) -> None:
         files.write(f"{folder}/{name}", files.read(f"{mount}/{parent}/{name}".replace("//", "/")).strip())
 
 
-def limit(layout: Layout, path: str, resources: Mapping[str, Any]) -> None:
-    """Write the OCI ``linux.resources`` given into a fresh group.
+def steps(layout: Layout, path: str, resources: Mapping[str, Any]) -> list[Step]:
+    """What to write for the OCI ``linux.resources`` given, devices and raw v2 values excepted.
 
-    :raises WharfError: see :func:`core.cgroups.files.apply`
+    :raises Unsupported: the kernel lacks a controller
+    :raises InvalidArgument: a value that makes no sense
     """
-    if resources.get("unified"):
-        raise Unsupported(
-            "cannot set raw cgroup v2 values",
-            "this host's controllers are on cgroup v1",
-            "Boot with systemd.unified_cgroup_hierarchy=1, or use the limits that have options of their own",
-        )
+    found = []
     for group in plan(resources):
         mount = layout.mount_of(group[0].controller)
         if mount:
-            files.apply_group(f"{mount}/{path}", group)
+            if group[0].file.startswith("cpu.rt_"):
+                _lend_realtime(mount, path, resources["cpu"])
+            found.append((f"{mount}/{path}", group))
         elif not group[0].optional:
             raise files.missing(group[0])
-    rules = resources.get("devices")
-    if rules:
-        mount = layout.mount_of("devices")
-        if mount:
-            devices.apply_v1(f"{mount}/{path}", rules)
-        elif layout.unified:
-            devices.apply_v2(f"{layout.unified}/{path}", rules)
-        else:
-            raise files.missing(Setting("devices", "devices.allow", "", "the device rules"))
+    return found
 
 
-def plan(resources: Mapping[str, Any]) -> list[tuple[Setting, ...]]:
-    """The settings that resources mean, in groups that bound each other."""
+def _lend_realtime(mount: str, path: str, cpu: Mapping[str, Any]) -> None:
+    """Give the groups above their part of real-time CPU time: a new group has none, and none to give.
+
+    Best effort: what the kernel then refuses to the group itself is the error to tell.
+    """
+    runtime, parts = cpu.get("realtimeRuntime") or 0, path.split("/")
+    for depth in range(1, len(parts)):
+        folder = f"{mount}/{'/'.join(parts[:depth])}"
+        with contextlib.suppress(OSError, ValueError), os.scandir(folder) as entries:
+            below = [e.path for e in entries if e.is_dir(follow_symlinks=False) and e.name != parts[depth]]
+            wanted = runtime + sum(int(files.read(f"{sub}/cpu.rt_runtime_us")) for sub in below)
+            if int(files.read(f"{folder}/cpu.rt_runtime_us")) < wanted:
+                files.write(f"{folder}/cpu.rt_runtime_us", str(wanted))
+
+
+def plan(resources: Mapping[str, Any]) -> list[Group]:
+    """The settings that resources mean, in groups that bound each other.
+
+    :raises InvalidArgument: a value that makes no sense
+    """
     return [
         *_memory(resources.get("memory") or {}),
         *_cpu(resources.get("cpu") or {}),
-        *_pids(resources.get("pids") or {}),
-        *_block(resources.get("blockIO") or {}),
-        *_rest(resources),
+        *((setting,) for setting in alike.pids(resources.get("pids") or {})),
+        *((setting,) for setting in _block(resources.get("blockIO") or {})),
+        *((setting,) for setting in _rest(resources)),
     ]
 
 
-def _memory(memory: Mapping[str, Any]) -> list[tuple[Setting, ...]]:
+def _memory(memory: Mapping[str, Any]) -> list[Group]:
+    """Not here: ``kernel``, which kernels since 5.16 take no limit for, and ``useHierarchy``, which newer ones always
+    do and older ones have from the parent group."""
+    bound, swap = alike.memory(memory)
     pair = []
-    for key, file, what, optional in (
-        ("limit", "memory.limit_in_bytes", "the memory limit", False),
+    if bound:
+        pair.append(Setting("memory", "memory.limit_in_bytes", str(bound), "the memory limit"))
+    if swap:
         # A kernel without swap accounting has no such file; Docker too goes on without.
-        ("swap", "memory.memsw.limit_in_bytes", "the memory + swap limit", True),
-    ):
-        if memory.get(key):
-            pair.append(Setting("memory", file, str(memory[key]), what, optional))
-    groups: list[tuple[Setting, ...]] = [tuple(pair)] if pair else []
+        file = "memory.memsw.limit_in_bytes"
+        pair.append(Setting("memory", file, str(swap), "the memory + swap limit", True))
+    groups: list[Group] = [tuple(pair)] if pair else []
     for key, file, what in (
         ("reservation", "memory.soft_limit_in_bytes", "the memory reservation"),
         ("kernelTCP", "memory.kmem.tcp.limit_in_bytes", "the TCP buffer limit"),
-        ("swappiness", "memory.swappiness", "the swappiness"),
     ):
-        if memory.get(key) is not None and (memory[key] or key == "swappiness"):
-            groups.append((Setting("memory", file, str(memory[key]), what),))
+        if memory.get(key):
+            groups.append((Setting("memory", file, str(memory[key]), what, key == "kernelTCP"),))
+    swappiness = memory.get("swappiness")
+    if swappiness is not None and swappiness != (1 << 64) - 1:  # an unsigned -1: unset
+        if not 0 <= swappiness <= 100:
+            raise InvalidArgument(f"cannot set the swappiness to {swappiness}", "it is 0 to 100", "Choose such a value")
+        groups.append((Setting("memory", "memory.swappiness", str(swappiness), "the swappiness"),))
     if memory.get("disableOOMKiller") is not None:
         disabled = str(int(bool(memory["disableOOMKiller"])))
         groups.append((Setting("memory", "memory.oom_control", disabled, "the OOM killer", disabled == "0"),))
     return groups
 
 
-def _cpu(cpu: Mapping[str, Any]) -> list[tuple[Setting, ...]]:
-    groups: list[tuple[Setting, ...]] = []
-    for names in (
-        (("period", "cpu.cfs_period_us", "the CPU period"), ("quota", "cpu.cfs_quota_us", "the CPU quota")),
-        (
-            ("realtimePeriod", "cpu.rt_period_us", "the real-time period"),
-            ("realtimeRuntime", "cpu.rt_runtime_us", "the real-time runtime"),
-        ),
-        (("shares", "cpu.shares", "the CPU shares"),),
-        (("burst", "cpu.cfs_burst_us", "the CPU burst"),),
-        (("idle", "cpu.idle", "the CPU idle policy"),),
-    ):
-        settings = tuple(Setting("cpu", file, str(cpu[key]), what) for key, file, what in names if cpu.get(key))
-        if settings:
-            groups.append(settings)
-    for key, what in (("cpus", "the CPUs"), ("mems", "the memory nodes")):
-        if cpu.get(key):
-            groups.append((Setting("cpuset", f"cpuset.{key}", str(cpu[key]), what),))
-    return groups
+_CPU: tuple[tuple[tuple[str, str, str], ...], ...] = (
+    (
+        ("period", "cpu.cfs_period_us", "the CPU period"),
+        ("quota", "cpu.cfs_quota_us", "the CPU quota"),
+        ("burst", "cpu.cfs_burst_us", "the CPU burst"),
+    ),
+    (
+        ("realtimePeriod", "cpu.rt_period_us", "the real-time period"),
+        ("realtimeRuntime", "cpu.rt_runtime_us", "the real-time runtime"),
+    ),
+    (("shares", "cpu.shares", "the CPU shares"), ("idle", "cpu.idle", "the CPU idle policy")),
+)
+_ZERO_COUNTS = ("burst", "idle")  # elsewhere 0 is the same as no value
 
 
-def _pids(pids: Mapping[str, Any]) -> list[tuple[Setting, ...]]:
-    count = pids.get("limit")
-    if count is None:
-        return []
-    # No limit asked for: nothing is lost where the controller is missing.
-    return [(Setting("pids", "pids.max", str(count) if count > 0 else "max", "the pids limit", count <= 0),)]
+def _cpu(cpu: Mapping[str, Any]) -> list[Group]:
+    groups = []
+    for names in _CPU:
+        group = tuple(
+            Setting("cpu", file, str(cpu[key]), what, not cpu[key])
+            for key, file, what in names
+            if cpu.get(key) or (key in _ZERO_COUNTS and cpu.get(key) is not None)
+        )
+        if group:
+            groups.append(group)
+    return groups + alike.cpuset(cpu)
 
 
-def _block(block: Mapping[str, Any]) -> list[tuple[Setting, ...]]:
-    groups: list[tuple[Setting, ...]] = []
+def _block(block: Mapping[str, Any]) -> list[Setting]:
+    """Weights are for the disk's scheduler: BFQ, or CFQ, which kernels before 5.0 had."""
+    settings = []
     if block.get("weight"):
-        groups.append((Setting("blkio", "blkio.bfq.weight", str(block["weight"]), "the block I/O weight"),))
+        bfq = Setting("blkio", "blkio.bfq.weight", str(block["weight"]), "the block I/O weight")
+        settings.append(bfq._replace(file="blkio.weight", otherwise=bfq))
+    if block.get("leafWeight"):
+        settings.append(Setting("blkio", "blkio.leaf_weight", str(block["leafWeight"]), "the block I/O leaf weight"))
     for device in block.get("weightDevice") or []:
-        value = f"{device['major']}:{device['minor']} {device['weight']}"
-        groups.append((Setting("blkio", "blkio.bfq.weight_device", value, "a device's I/O weight"),))
-    for key, file in _THROTTLES.items():
-        for device in block.get(key) or []:
-            value = f"{device['major']}:{device['minor']} {device['rate']}"
-            groups.append((Setting("blkio", file, value, "a device's I/O limit"),))
-    return groups
+        key = f"{device['major']}:{device['minor']}"
+        if device.get("weight"):
+            value, what = f"{key} {device['weight']}", "a device's I/O weight"
+            bfq = Setting("blkio", "blkio.bfq.weight_device", value, what, reset=f"{key} 0")
+            settings.append(bfq._replace(file="blkio.weight_device", otherwise=bfq))
+        if device.get("leafWeight"):
+            value, what = f"{key} {device['leafWeight']}", "a device's I/O leaf weight"
+            settings.append(Setting("blkio", "blkio.leaf_weight_device", value, what, reset=f"{key} 0"))
+    for field, file in _THROTTLES.items():
+        for device in block.get(field) or []:
+            key = f"{device['major']}:{device['minor']}"
+            settings.append(Setting("blkio", file, f"{key} {device['rate']}", "a device's I/O limit", reset=f"{key} 0"))
+    return settings
 
 
-def _rest(resources: Mapping[str, Any]) -> list[tuple[Setting, ...]]:
-    groups: list[tuple[Setting, ...]] = []
-    for page in resources.get("hugepageLimits") or []:
-        file = f"hugetlb.{page['pageSize']}.limit_in_bytes"
-        groups.append((Setting("hugetlb", file, str(page["limit"]), "the huge pages limit"),))
+def _rest(resources: Mapping[str, Any]) -> list[Setting]:
+    settings = alike.huge_pages(resources, "limit_in_bytes")
     network = resources.get("network") or {}
     if network.get("classID"):
-        groups.append((Setting("net_cls", "net_cls.classid", str(network["classID"]), "the network class"),))
+        settings.append(Setting("net_cls", "net_cls.classid", str(network["classID"]), "the network class"))
     for priority in network.get("priorities") or []:
-        value = f"{priority['name']} {priority['priority']}"
-        groups.append((Setting("net_prio", "net_prio.ifpriomap", value, "a network priority"),))
-    return groups
+        name = priority["name"]
+        value, what = f"{name} {priority['priority']}", "a network priority"
+        settings.append(Setting("net_prio", "net_prio.ifpriomap", value, what, reset=f"{name} 0"))
+    return settings + alike.rdma(resources.get("rdma") or {})
 
 
 def freeze(layout: Layout, path: str, on: bool, timeout: float) -> None:

@@ -12,29 +12,40 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from core.cgroups import devices, files
-from core.cgroups.files import Setting
-from core.errors import Timeout, Unsupported
+from core.cgroups import alike, files
+from core.cgroups.files import Group, Setting, Step
+from core.errors import Conflict, InvalidArgument, Timeout, Unsupported
 
-_WANTED = ("cpu", "cpuset", "hugetlb", "io", "memory", "pids", "rdma")
+_WANTED = ("cpu", "cpuset", "dmem", "hugetlb", "io", "memory", "misc", "pids", "rdma")
+_THROTTLES = {
+    "throttleReadBpsDevice": "rbps",
+    "throttleWriteBpsDevice": "wbps",
+    "throttleReadIOPSDevice": "riops",
+    "throttleWriteIOPSDevice": "wiops",
+}
 _EVACUATED = "init"  # where processes go that stand in a group which must pass controllers on
 
 
-def make(root: str, path: str) -> None:
-    """Make the group's folder, with every controller that the tree offers.
+def make(root: str, path: str, join: bool, made: list[str]) -> None:
+    """Make the group's folder, with every controller that the tree offers, and note it in ``made``.
 
-    :raises FileExistsError: it is there already
+    :raises FileExistsError: it is there already, and ``join`` is not set
     """
     folder = f"{root}/{path}"
     try:
         os.mkdir(folder, 0o755)
+    except FileExistsError:
+        if not join:
+            raise
     except FileNotFoundError:
         prepare(root, os.path.dirname(path))
         os.mkdir(folder, 0o755)
+        made.append(folder)
     else:
-        # The parent may be one whose maker has not come to enabling controllers yet.
-        if not offered(root) <= set(files.read(f"{folder}/cgroup.controllers").split()):
-            prepare(root, os.path.dirname(path))
+        made.append(folder)
+    # The parent may be one that somebody else made, or whose maker has not come to enabling controllers yet.
+    if not offered(root) <= set(files.read(f"{folder}/cgroup.controllers").split()):
+        prepare(root, os.path.dirname(path))
 
 
 def offered(root: str) -> set[str]:
@@ -49,10 +60,10 @@ def prepare(root: str, parent: str) -> None:
         folder = f"{folder}/{name}" if name else root
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder, 0o755)
-        _pass_on(folder)
+        _pass_on(folder, root)
 
 
-def _pass_on(folder: str) -> None:
+def _pass_on(folder: str, root: str) -> None:
     missing = offered(folder) - set(files.read(f"{folder}/cgroup.subtree_control").split())
     if not missing:
         return
@@ -61,19 +72,29 @@ def _pass_on(folder: str) -> None:
     except OSError as exc:
         if exc.errno != errno.EBUSY:
             raise
+        if folder != root:  # somebody else's processes, in a place that he chose for them
+            raise Conflict(
+                "cannot limit resources here",
+                f"{folder} has processes, and cgroup v2 allows none beside limited groups",
+                "Choose another parent group",
+            ) from exc
         _evacuate(folder)
         _enable(folder, missing)
 
 
 def _enable(folder: str, names: set[str]) -> None:
-    """Switch controllers on; one that the kernel will not (cpu with real-time processes: EINVAL) is left out."""
+    """Switch controllers on. One that the kernel will not is left out (cpu with real-time processes: EINVAL; cpuset
+    with a process of somebody else's: EPERM): a limit that needs it says so.
+
+    :raises OSError: EBUSY, the group has processes; EACCES, EROFS, it is not ours
+    """
     control = f"{folder}/cgroup.subtree_control"
     try:
         files.write(control, " ".join(f"+{name}" for name in sorted(names)))
     except OSError as exc:
-        if exc.errno == errno.EBUSY or len(names) == 1:
+        if exc.errno in (errno.EBUSY, errno.EACCES, errno.EROFS):
             raise
-        for name in sorted(names):
+        for name in sorted(names) if len(names) > 1 else ():
             with contextlib.suppress(OSError):
                 files.write(control, f"+{name}")
 
@@ -100,36 +121,57 @@ def _evacuate(folder: str) -> None:
     )
 
 
-def limit(root: str, path: str, resources: Mapping[str, Any]) -> None:
-    """Write the OCI ``linux.resources`` given into a fresh group.
+def steps(root: str, path: str, resources: Mapping[str, Any]) -> list[Step]:
+    """What to write for the OCI ``linux.resources`` given, devices excepted.
 
-    :raises WharfError: see :func:`core.cgroups.files.apply`
+    :raises WharfError: a value that makes no sense, or that v2 has nothing for
     """
     folder = f"{root}/{path}"
     _check_usage(folder, resources.get("memory") or {})
-    for setting in plan(resources):
-        files.apply(folder, setting)
-    if resources.get("devices"):
-        devices.apply_v2(folder, resources["devices"])
+    return [(folder, group) for group in plan(resources)]
+
+
+def completed(root: str, path: str, resources: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A change for a group that has limits already: v2 writes in one value, or reckons from, what the OCI gives in two
+    fields. The one that is left out keeps its value."""
+    memory, cpu = resources.get("memory") or {}, resources.get("cpu") or {}
+    if (memory.get("swap") or 0) > 0 and not memory.get("limit"):
+        memory = {**memory, "limit": _now(f"{root}/{path}/memory.max")}
+    if cpu.get("period") and not cpu.get("quota"):
+        cpu = {**cpu, "quota": _now(f"{root}/{path}/cpu.max")}
+    return {**resources, "memory": memory, "cpu": cpu}
+
+
+def _now(path: str) -> int:
+    """A limit; -1 for none."""
+    try:
+        word = files.read(path).split()[0]
+    except FileNotFoundError:  # no such controller: writing says so
+        return -1
+    return int(word) if word.isdigit() else -1
 
 
 def _check_usage(folder: str, memory: Mapping[str, Any]) -> None:
     """``checkBeforeUpdate``: a limit below what is in use would kill (v1 refuses it by itself)."""
     if memory.get("checkBeforeUpdate") and (memory.get("limit") or 0) > 0:
-        used = int(files.read(f"{folder}/memory.current"))
+        used = _now(f"{folder}/memory.current")
         if memory["limit"] < used:
             setting = Setting("memory", "memory.max", str(memory["limit"]), "the memory limit")
             raise files.refused(setting, OSError(errno.EBUSY, f"{used} bytes are in use"))
 
 
-def plan(resources: Mapping[str, Any]) -> list[Setting]:
-    """The settings that resources mean, in the order to write them."""
+def plan(resources: Mapping[str, Any]) -> list[Group]:
+    """The settings that resources mean, in groups that bound each other.
+
+    :raises Unsupported: v2 has nothing for a field
+    :raises InvalidArgument: fields that contradict each other
+    """
     return [
-        *_memory(resources.get("memory") or {}),
+        *((setting,) for setting in _memory(resources.get("memory") or {})),
         *_cpu(resources.get("cpu") or {}),
-        *_pids(resources.get("pids") or {}),
-        *_block(resources.get("blockIO") or {}),
-        *_rest(resources),
+        *((setting,) for setting in alike.pids(resources.get("pids") or {})),
+        *((setting,) for setting in _block(resources.get("blockIO") or {})),
+        *((setting,) for setting in _rest(resources)),
     ]
 
 
@@ -138,14 +180,21 @@ def _max(value: int) -> str:
 
 
 def _memory(memory: Mapping[str, Any]) -> list[Setting]:
+    """Not here: ``kernel`` and ``kernelTCP``, which v2 counts as memory, and ``useHierarchy``, which it always does."""
     settings = []
-    bound, swap = memory.get("limit") or 0, memory.get("swap") or 0
+    bound, swap = alike.memory(memory)
+    if swap > 0 and not bound:
+        raise InvalidArgument(
+            f"cannot set the memory + swap limit to {swap}",
+            "it counts both, and there is no memory limit to take off",
+            "Give a memory limit too",
+        )
+    if swap:
+        # The OCI counts memory + swap, v2 swap alone. A kernel without swap accounting has no such file.
+        alone = "max" if swap < 0 else str(swap - max(bound, 0))
+        settings.append(Setting("memory", "memory.swap.max", alone, "the swap limit", True))
     if bound:
         settings.append(Setting("memory", "memory.max", _max(bound), "the memory limit"))
-    if swap:
-        # The OCI counts memory + swap, v2 swap alone.
-        alone = "max" if swap < 0 else str(max(swap - max(bound, 0), 0))
-        settings.append(Setting("memory", "memory.swap.max", alone, "the swap limit", True))
     if memory.get("reservation"):
         settings.append(Setting("memory", "memory.low", _max(memory["reservation"]), "the memory reservation"))
     if memory.get("disableOOMKiller"):
@@ -169,64 +218,55 @@ def weight_of_shares(shares: int) -> int:
     return math.ceil(10 ** ((log * log + 125 * log) / 612 - 7 / 34))
 
 
-def _cpu(cpu: Mapping[str, Any]) -> list[Setting]:
-    settings = []
+def _cpu(cpu: Mapping[str, Any]) -> list[Group]:
+    share, quota = [], []
     if cpu.get("shares"):
-        settings.append(Setting("cpu", "cpu.weight", str(weight_of_shares(cpu["shares"])), "the CPU weight"))
+        share.append(Setting("cpu", "cpu.weight", str(weight_of_shares(cpu["shares"])), "the CPU weight"))
+    if cpu.get("idle") is not None:
+        share.append(Setting("cpu", "cpu.idle", str(cpu["idle"]), "the CPU idle policy", not cpu["idle"]))
     if cpu.get("quota") or cpu.get("period"):
-        quota = cpu.get("quota") or -1
-        value = f"{quota if quota > 0 else 'max'} {cpu.get('period') or 100000}"
-        settings.append(Setting("cpu", "cpu.max", value, "the CPU quota"))
-    if cpu.get("burst"):
-        settings.append(Setting("cpu", "cpu.max.burst", str(cpu["burst"]), "the CPU burst"))
-    if cpu.get("idle"):
-        settings.append(Setting("cpu", "cpu.idle", str(cpu["idle"]), "the CPU idle policy"))
+        # One without a period leaves the period as it is.
+        value = f"{_max(cpu.get('quota') or -1)} {cpu.get('period') or ''}".rstrip()
+        quota.append(Setting("cpu", "cpu.max", value, "the CPU quota"))
+    if cpu.get("burst") is not None:
+        quota.append(Setting("cpu", "cpu.max.burst", str(cpu["burst"]), "the CPU burst", not cpu["burst"]))
     if cpu.get("realtimeRuntime") or cpu.get("realtimePeriod"):
         raise _only_v1("real-time CPU time cannot be given", "Leave the real-time options out")
-    for key, what in (("cpus", "the CPUs"), ("mems", "the memory nodes")):
-        if cpu.get(key):
-            settings.append(Setting("cpuset", f"cpuset.{key}", str(cpu[key]), what))
-    return settings
-
-
-def _pids(pids: Mapping[str, Any]) -> list[Setting]:
-    count = pids.get("limit")
-    if count is None:
-        return []
-    # No limit asked for: nothing is lost where the controller is missing.
-    return [Setting("pids", "pids.max", str(count) if count > 0 else "max", "the pids limit", count <= 0)]
+    return [group for group in (tuple(share), tuple(quota)) if group] + alike.cpuset(cpu)
 
 
 def _block(block: Mapping[str, Any]) -> list[Setting]:
+    if block.get("leafWeight") or any(device.get("leafWeight") for device in block.get("weightDevice") or []):
+        raise _only_v1("leaf weights of block I/O cannot be set", "Use the weight alone")
     settings = []
-    if block.get("weight"):
-        # 10–1000 of the OCI onto 1–10000
-        weight = 1 + (block["weight"] - 10) * 9999 // 990
-        settings.append(Setting("io", "io.weight", f"default {weight}", "the block I/O weight"))
+    weight = block.get("weight")
+    if weight:
+        # Two schedulers, BFQ and the cost model, each with a file of its own; which one is at work the disk decides.
+        cost = Setting("io", "io.weight", f"default {_weight(weight)}", "the block I/O weight", reset="default 100")
+        bfq = Setting("io", "io.bfq.weight", str(weight), cost.what, otherwise=cost)
+        settings += [bfq, cost._replace(optional=True)]
     for device in block.get("weightDevice") or []:
-        value = f"{device['major']}:{device['minor']} {device['weight']}"
-        settings.append(Setting("io", "io.bfq.weight", value, "a device's I/O weight"))
-    for key, word in (
-        ("throttleReadBpsDevice", "rbps"),
-        ("throttleWriteBpsDevice", "wbps"),
-        ("throttleReadIOPSDevice", "riops"),
-        ("throttleWriteIOPSDevice", "wiops"),
-    ):
-        for device in block.get(key) or []:
-            value = f"{device['major']}:{device['minor']} {word}={device['rate'] or 'max'}"
-            settings.append(Setting("io", "io.max", value, "a device's I/O limit"))
+        if device.get("weight"):
+            key, what = f"{device['major']}:{device['minor']}", "a device's I/O weight"
+            cost = Setting("io", "io.weight", f"{key} {_weight(device['weight'])}", what, reset=f"{key} default")
+            bfq = cost._replace(file="io.bfq.weight", value=f"{key} {device['weight']}", otherwise=cost)
+            settings.append(bfq)
+    for field, word in _THROTTLES.items():
+        for device in block.get(field) or []:
+            key = f"{device['major']}:{device['minor']}"
+            value = f"{key} {word}={device['rate'] or 'max'}"
+            settings.append(Setting("io", "io.max", value, "a device's I/O limit", reset=f"{key} {word}=max"))
     return settings
 
 
+def _weight(old: int) -> int:
+    """``io.weight`` (1–10000) of v1's (10–1000)."""
+    return 1 + (old - 10) * 9999 // 990
+
+
 def _rest(resources: Mapping[str, Any]) -> list[Setting]:
-    settings = []
-    for page in resources.get("hugepageLimits") or []:
-        file = f"hugetlb.{page['pageSize']}.max"
-        settings.append(Setting("hugetlb", file, str(page["limit"]), "the huge pages limit"))
-    for device, bounds in (resources.get("rdma") or {}).items():
-        words = (("hcaHandles", "hca_handle"), ("hcaObjects", "hca_object"))
-        value = " ".join([device, *(f"{word}={bounds[key]}" for key, word in words if bounds.get(key) is not None)])
-        settings.append(Setting("rdma", "rdma.max", value, "the RDMA limit"))
+    settings = alike.huge_pages(resources, "max")
+    settings += alike.rdma(resources.get("rdma") or {})
     if (resources.get("network") or {}).get("classID") or (resources.get("network") or {}).get("priorities"):
         raise _only_v1("network classes and priorities cannot be set", "Use an nft rule on the container's interface")
     for file, value in (resources.get("unified") or {}).items():

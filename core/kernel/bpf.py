@@ -18,7 +18,7 @@ _SECCOMP_SET_MODE_FILTER, _SECCOMP_GET_ACTION_AVAIL = 1, 2
 # SECCOMP_FILTER_FLAG_* of linux/seccomp.h
 FILTER_TSYNC, FILTER_LOG, FILTER_SPEC_ALLOW, FILTER_NEW_LISTENER = 1, 2, 4, 8
 FILTER_TSYNC_ESRCH, FILTER_WAIT_KILLABLE_RECV = 16, 32
-_PROG_LOAD, _PROG_ATTACH, _PROG_GET_FD_BY_ID, _PROG_QUERY = 5, 8, 13, 16
+_PROG_LOAD, _PROG_ATTACH, _PROG_DETACH, _PROG_GET_FD_BY_ID, _PROG_QUERY = 5, 8, 9, 13, 16
 _TYPE_CGROUP_DEVICE, _ATTACH_CGROUP_DEVICE = 15, 6
 _ALLOW_MULTI, _REPLACE = 2, 4
 _ATTR_SIZE = 128  # at least what any of these commands reads; the kernel wants the rest to be zero
@@ -107,20 +107,30 @@ def device_programs(cgroup_fd: int) -> list[int]:
 
 
 def attach_device_program(cgroup_fd: int, program_fd: int) -> None:
-    """Make ``program_fd`` the cgroup's device program, in place of the one it has (atomically, Linux ≥ 5.6).
+    """Make ``program_fd`` the cgroup's device program, in place of any that it has.
 
-    Programs of ancestors stay in force: all have to allow an access.
+    One is replaced atomically; before Linux 5.6 both are in force for a moment, and an access needs the leave of both.
+    Programs of ancestors stay in force.
     """
-    old = device_programs(cgroup_fd)
-    if not old:
-        _bpf(_PROG_ATTACH, struct.pack("=IIII", cgroup_fd, program_fd, _ATTACH_CGROUP_DEVICE, _ALLOW_MULTI))
-        return
-    replaced = _bpf(_PROG_GET_FD_BY_ID, struct.pack("=I", old[-1]))[0]
+    attributes = struct.pack("=IIII", cgroup_fd, program_fd, _ATTACH_CGROUP_DEVICE, _ALLOW_MULTI)
+    old: list[int] = []
     try:
-        flags = _ALLOW_MULTI | _REPLACE
-        _bpf(
-            _PROG_ATTACH,
-            struct.pack("=IIIII", cgroup_fd, program_fd, _ATTACH_CGROUP_DEVICE, flags, replaced),
-        )
+        for number in device_programs(cgroup_fd):
+            old.append(_bpf(_PROG_GET_FD_BY_ID, struct.pack("=I", number))[0])
+        if old:
+            flags = _ALLOW_MULTI | _REPLACE
+            try:
+                _bpf(_PROG_ATTACH, struct.pack("=IIIII", cgroup_fd, program_fd, _ATTACH_CGROUP_DEVICE, flags, old[-1]))
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                _bpf(_PROG_ATTACH, attributes)
+            else:
+                os.close(old.pop())
+        else:
+            _bpf(_PROG_ATTACH, attributes)
+        for program in old:
+            _bpf(_PROG_DETACH, struct.pack("=III", cgroup_fd, program, _ATTACH_CGROUP_DEVICE))
     finally:
-        os.close(replaced)
+        for program in old:
+            os.close(program)

@@ -75,7 +75,7 @@ def _privilege(inst: Instance) -> Iterator[Check]:
 
 def _cgroups(inst: Instance) -> Iterator[Check]:
     try:
-        layout = cgroups.detect()
+        layout = cgroups.host()
     except WharfError as exc:
         yield _gap("cgroups", "fail", exc.why, "no limits, no meters, no start", exc.fix)
         return

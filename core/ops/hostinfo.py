@@ -81,7 +81,7 @@ def host_info(
     """What this host is; the counts are the caller's."""
     uname = os.uname()
     try:
-        version = cgroups.detect().version
+        version = cgroups.host().version
     except WharfError:
         version = "none"
     return HostInfo(

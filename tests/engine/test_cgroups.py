@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import mmap
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,87 +17,29 @@ from core.errors import Conflict, InUse, InvalidArgument, NotFound, WharfError
 from core.kernel import mount
 from core.kernel.clone import fork_into
 from core.kernel.process import CLONE_NEWCGROUP, CLONE_NEWNS, unshare
+from tests.engine.cgrouplab import (
+    DEVICES,
+    MIB,
+    child,
+    disk,
+    fresh_path,  # noqa: F401
+    needs,
+    opens,
+    read_disk,
+    run,
+    sleep,
+    spin,
+    value,
+)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the cgroup tree is root's")
 
-TOP = f"wharf-test-{os.getpid()}"
-DEVICES: list[dict[str, Any]] = [
-    {"allow": False, "access": "rwm"},
-    *({"allow": True, "type": "c", "major": 1, "minor": minor, "access": "rwm"} for minor in (3, 5, 8, 9)),
-    {"allow": True, "type": "c", "access": "m"},
-]
-MIB = 1 << 20
-
-
-@pytest.fixture
-def path() -> Iterator[str]:
-    """The path of a group that is not there yet; afterwards everything below the test's own top is gone."""
-    yield f"{TOP}/box"
-    if cgroups.exists(TOP):
-        cgroups.kill(TOP)
-        cgroups.remove(TOP)
-    assert not cgroups.exists(TOP)
-
-
-def needs(*controllers: str) -> None:
-    missing = set(controllers) - set(cgroups.detect().controllers)
-    if missing:
-        pytest.skip(f"this host's cgroups lack {' '.join(sorted(missing))}")
-
-
-def value(path: str, v1: tuple[str, str], v2: str) -> str:
-    """The text of the file that holds a setting on this host's version; ``v1`` is (controller, file)."""
-    layout = cgroups.detect()
-    if layout.version == "v2":
-        return files.read(f"{layout.unified}/{path}/{v2}").strip()
-    return files.read(f"{layout.mount_of(v1[0])}/{path}/{v1[1]}").strip()
-
-
-@contextlib.contextmanager
-def child(path: str, body: Callable[[], object]) -> Iterator[int]:
-    """A process that enters the group, runs ``body`` and exits with what it returns, 99 where it raises; yields its
-    pid once it is inside."""
-    receive, send = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            cgroups.enter_self(path)
-            os.write(send, b"+")
-            code = int(body() or 0)  # type: ignore[call-overload]
-        finally:
-            os._exit(code)
-    os.close(send)
-    try:
-        assert os.read(receive, 1) == b"+", "the child could not enter"
-        yield pid
-    finally:
-        os.close(receive)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, 0)
-
-
-def run(path: str, body: Callable[[], object]) -> int:
-    """The wait status of ``body`` run in the group."""
-    with child(path, body) as pid:
-        return os.waitpid(pid, 0)[1]
-
-
-def sleep() -> None:
-    time.sleep(60)
-
-
-def spin() -> None:
-    while True:
-        pass
-
-
 def groups_of(pid: int) -> set[str]:
-    """The groups a process is in; line 0 stands for the v2 tree, and is there on hosts that have not mounted it."""
-    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
-    return {line.split(":", 2)[2] for line in lines if cgroups.detect().unified or not line.startswith("0:")}
+    """The groups a process is in; in /proc there are also hierarchies that are not mounted here."""
+    layout = cgroups.detect()
+    ours = {",".join(hierarchy.controllers) for hierarchy in layout.hierarchies} | ({""} if layout.unified else set())
+    lines = (line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines())
+    return {path for _, controllers, path in lines if controllers in ours}
 
 
 def test_limits_are_written(path: str) -> None:
@@ -307,26 +246,10 @@ def test_sampler_keeps_descriptors_and_gives_them_back(path: str) -> None:
 
 def test_block_io_is_counted(path: str, tmp_path: Path) -> None:
     needs("io" if cgroups.detect().version == "v2" else "blkio")
-    device = os.stat(tmp_path).st_dev
-    if os.major(device) == 0:
-        pytest.skip(f"{tmp_path} is not on a block device")
+    data, _ = disk(tmp_path)
     cgroups.create(path, {})
-
-    def write() -> None:
-        # Past the page cache: cgroup v1 cannot tell whose pages are written back later.
-        fd = os.open(tmp_path / "data", os.O_WRONLY | os.O_CREAT | os.O_DIRECT)
-        os.write(fd, mmap.mmap(-1, MIB))  # O_DIRECT wants an aligned buffer
-
-    assert run(path, write) == 0
-    assert cgroups.Sampler().read(path).block_write >= MIB
-
-
-def opens(device: str) -> int:
-    try:
-        os.close(os.open(device, os.O_RDONLY | os.O_NONBLOCK))
-    except OSError as exc:
-        return exc.errno or 99
-    return 0
+    assert run(path, lambda: read_disk(data, 2 * MIB)) == 0
+    assert cgroups.Sampler().read(path).block_read >= 2 * MIB
 
 
 def test_device_rules_hold(path: str, tmp_path: Path) -> None:
