@@ -124,7 +124,8 @@ def test_output_and_exit_codes(engine_call: Call) -> None:
 
 def test_options_arrive(engine_call: Call) -> None:
     options = ["--read-only", "--cap-drop", "ALL", "--user", "1000:1000", "--hostname", "box", "--memory", "64m"]
-    options += ["--ulimit", "nofile=64:64", "--ulimit", "nproc=4096:4096", "--security-opt", "no-new-privileges", "--tmpfs", "/t"]
+    options += ["--ulimit", "nofile=64:64", "--ulimit", "nproc=4096:4096"]
+    options += ["--security-opt", "no-new-privileges", "--tmpfs", "/t"]
     line = "id -u; hostname; ulimit -n; touch /x; touch /t/y && echo tmpfs; "
     line += "grep -E 'CapEff|NoNew|Seccomp:' /proc/self/status"
     done = engine_call(*RUN, *options, IMAGE, "sh", "-c", line)
