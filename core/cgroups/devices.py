@@ -136,7 +136,7 @@ def _change_v1(folder: str, before: Policy, after: Policy) -> None:
     # First what is new: a process that may use a device before and after never finds it forbidden.
     for name, exceptions in ((other, added), (same, gone)):
         if exceptions:
-            files.write(f"{folder}/devices.{name}", *sorted(_line(key, bits) for key, bits in exceptions.items()))
+            files.write(f"{folder}/devices.{name}", *(_line(key, bits) for key, bits in exceptions.items()))
 
 
 def _without(these: dict[Key, int], those: dict[Key, int]) -> dict[Key, int]:
