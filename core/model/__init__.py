@@ -3,6 +3,8 @@
 from core.model.container import (
     Container,
     ContainerSpec,
+    DeviceLimit,
+    DeviceMapping,
     EndpointInfo,
     ExecSpec,
     Healthcheck,
@@ -23,6 +25,8 @@ __all__ = [
     "Check",
     "Container",
     "ContainerSpec",
+    "DeviceLimit",
+    "DeviceMapping",
     "EndpointInfo",
     "Event",
     "ExecSpec",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from core.model import ContainerSpec, EndpointInfo
 from core.net import names
+from core.ops import records
 from core.ops.context import Context
 from core.ops.health import effective
 from core.ops.records import Record
@@ -17,9 +19,10 @@ from core.store.paths import Instance
 from core.supervise.protocol import Launch
 
 
-def write(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...]) -> Launch:
+def write(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...], joined: Mapping[str, str]) -> Launch:
     """Write everything that the container's side needs to read, and say it to the monitor.
 
+    :param joined: kind → path of each namespace that is another container's (see :mod:`core.ops.joins`)
     :raises InvalidArgument: a value that no container can have
     """
     inst, cid, spec = ctx.inst, record.id, record.spec
@@ -31,9 +34,10 @@ def write(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...]) -> 
         argv=record.config.argv,
         hostname=record.config.hostname,
         rootfs="rootfs",
-        cgroup_path=f"/{ctx.cgroup(cid)}",
+        cgroup_path=f"/{records.cgroup(ctx, cid, record)}",
         etc_files=_etc_files(folder, record, endpoints),
         netns="host" if spec.network == "host" else "new",
+        joined=joined,
         volumes=_volumes(inst, spec),
     )
     filter_path = oci.write_bundle(folder, config, inst.run / "cache")
@@ -46,7 +50,7 @@ def write(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...]) -> 
         lower=record.config.layers,
         upper=str(folder / "upper"),
         work=str(folder / "work"),
-        cgroup=ctx.cgroup(cid),
+        cgroup=records.cgroup(ctx, cid, record),
         exit_path=str(folder / "exit.json"),
         events=str(inst.events),
         engines=str(inst.engines),

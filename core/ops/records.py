@@ -113,6 +113,13 @@ async def find(ctx: Context, ref: str) -> Record:
     return _decode(rows[0])
 
 
+async def find_or_none(ctx: Context, cid: str) -> Record | None:
+    try:
+        return await find(ctx, cid)
+    except NotFound:
+        return None
+
+
 async def insert(ctx: Context, record: Record, first: Callable[[], None] | None = None) -> None:
     """Add a row.
 
@@ -156,6 +163,12 @@ async def delete(ctx: Context, cid: str) -> None:
 def names_using(ctx: Context, image_id: str) -> list[str]:
     """Names of the containers made from an image; for the database's thread."""
     return [row["name"] for row in ctx.store.disk.read("SELECT name FROM container WHERE image = ?", (image_id,))]
+
+
+def cgroup(ctx: Context, cid: str, record: Record | None) -> str:
+    """The container's cgroup, relative to each hierarchy's root; where its row is gone, the usual one."""
+    parent = record.spec.cgroup_parent if record else ""
+    return f"{parent or ctx.inst.cgroup}/{cid}"
 
 
 def observe(ctx: Context, record: Record) -> tuple[Saved, client.RunState | None]:
