@@ -24,13 +24,11 @@ _FILES = {"ipc": "ipc", "pid": "pid", "uts": "uts", "network": "net", "mount": "
 
 @dataclass(frozen=True)
 class Joined:
-    """Namespaces of other containers, by kind.
-
-    ``fds`` has ``mount`` beside ``ipc``: /dev/shm is taken from there.
-    """
+    """Namespaces of other containers, by kind."""
 
     fds: dict[str, int] = field(default_factory=dict)
     paths: dict[str, str] = field(default_factory=dict)  # for config.json; true while the other one runs
+    shm: int | None = None  # the mount namespace of the one whose IPC namespace it is: /dev/shm is shared as well
 
 
 async def resolve(ctx: Context, spec: ContainerSpec) -> ContainerSpec:
@@ -88,15 +86,16 @@ async def open_joined(ctx: Context, spec: ContainerSpec, held: ExitStack) -> Joi
 
     :raises Conflict: the other container does not run
     """
-    joined = Joined()
+    joined, shm = Joined(), None
     for kind in ("ipc", "pid", "uts"):
         word, other = spaces.mode(spec, kind)
         if word == "container":
             kinds = ("ipc", "mount") if kind == "ipc" else (kind,)
             run, fds = await open_namespaces(ctx, other, kinds, held)
+            shm = fds.pop("mount", shm)
             joined.fds.update(fds)
             joined.paths[kind] = f"/proc/{run.pid}/ns/{_FILES[kind]}"
-    return joined
+    return replace(joined, shm=shm)
 
 
 async def open_namespaces(

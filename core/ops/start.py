@@ -69,6 +69,8 @@ async def _bring_up(ctx: Context, record: Record, attach: socket.socket | None) 
                 ctx.inst,
                 launch,
                 netns_fd=wiring.netns,
+                joined=joined.fds,
+                shm_fd=joined.shm,
                 attach=attach,
                 hold=[sock.fileno() for sock in wiring.reservations],
             )

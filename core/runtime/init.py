@@ -44,14 +44,14 @@ def _start(task: InitTask, report: Report) -> NoReturn:
     report.at("joining namespaces")
     joined = namespaces.open_joined(task.config, task.joined)
     # Before anything of the image is touched: no descriptor of the host is left but those we need.
-    keep = {task.report, *joined.values(), *range(3, 3 + task.preserve)} | ({task.gate} if task.gate >= 0 else set())
-    finish.keep_only(task.stdio, keep)
+    keep = {task.report, *joined.values(), *range(3, 3 + task.preserve)}
+    finish.keep_only(task.stdio, keep | {fd for fd in (task.gate, task.shm) if fd >= 0})
     if namespaces.guided(task.config):
         sources = _guide(task, report, joined)
     else:
         namespaces.enter(task, report, joined)
         sources = _open_sources(task, report, None)
-    for fd in joined.values():
+    for fd in (*joined.values(), *({task.shm} - {-1})):
         os.close(fd)
     _inside(task, report, sources)
 

@@ -18,7 +18,7 @@ from core.kernel import process
 from core.store.paths import Instance
 from core.supervise.contact import Line, ask_launcher, connect
 from core.supervise.exits import EngineSocket
-from core.supervise.protocol import JOINED, MAX_FDS, Launch, Message, Started, close_all
+from core.supervise.protocol import JOINED, MAX_FDS, SHM, Launch, Message, Started, close_all
 from core.supervise.records import EXIT, ExitRecord, RunState, alive, load_exit, load_state, monitor_alive, write_exit
 from core.supervise.rundir import CONTROL
 from core.supervise.session import AttachSession, ExecSession
@@ -121,6 +121,7 @@ async def launch(
     *,
     netns_fd: int | None = None,
     joined: Mapping[str, int] | None = None,
+    shm_fd: int | None = None,
     attach: socket.socket | None = None,
     hold: Sequence[int] = (),
 ) -> Started:
@@ -130,12 +131,14 @@ async def launch(
 
     :param netns_fd: network namespace to join; None: as config.json says
     :param joined: further namespaces to join: type (``ipc``, ``pid`` …) → descriptor
+    :param shm_fd: mount namespace whose /dev/shm is shared; None: config.json says where it comes from
     :param attach: the monitor's end of a socket pair (see :func:`attached`)
     :param hold: descriptors (port reservations) that the monitor keeps open while the container runs
     :raises StartFailed: nothing stays behind; CommandNotFound and CommandNotExecutable are told apart
     """
     named: list[tuple[str, int]] = [] if netns_fd is None else [("netns", netns_fd)]
     named += [(f"{JOINED}{kind}", fd) for kind, fd in (joined or {}).items()]
+    named += [] if shm_fd is None else [(SHM, shm_fd)]
     named += [("attach", attach.fileno())] if attach is not None else []
     named += [(f"hold{number}", fd) for number, fd in enumerate(hold)]
     if len(named) > MAX_FDS:

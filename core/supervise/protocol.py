@@ -50,6 +50,7 @@ MAX_FDS = 4000  # of one message
 _BATCH = 253  # descriptors on one byte: SCM_MAX_FD of the kernel (unix(7))
 CHUNK = 65536
 JOINED = "ns."  # before the type of a namespace that is another's, in the name of its descriptor
+SHM = "shm"  # name of the mount namespace whose /dev/shm is shared
 
 Message = dict[str, object]
 

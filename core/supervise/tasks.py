@@ -11,7 +11,7 @@ from core.runtime import hooks
 from core.runtime.defaults import Json
 from core.runtime.task import ExecTask, Filter, InitTask, Rootfs
 from core.supervise import listener, spawn
-from core.supervise.protocol import JOINED, Launch
+from core.supervise.protocol import JOINED, SHM, Launch
 
 SOFT_FILES = 1024  # Docker's default: programs that use select(2) break above it, and the launcher's own is raised
 
@@ -43,6 +43,7 @@ def start(
         cid=launch.id,
         bundle=launch.bundle,
         soft_files=SOFT_FILES,
+        shm=kept.get(SHM, -1),
     )
 
     def host_hooks(pid: int) -> None:
