@@ -30,7 +30,7 @@ from core.supervise.protocol import Launch, Message, Started, send
 from core.supervise.pump import Pump
 from core.supervise.records import ExitRecord, RunState, write_state
 from core.supervise.release import release
-from core.supervise.rest import end_rest, leave_orphans
+from core.supervise.rest import end_rest
 from core.supervise.restart import Restarts
 from core.supervise.rundir import CONTROL, RunDir
 from core.supervise.service import Service
@@ -60,7 +60,6 @@ class Monitor:
         self.restarts = Restarts(launch.restart)
         self.service: Service | None = None
         self.config, self.seccomp = bundle
-        leave_orphans(self.config)
         self.outputs: dict[int, int] = {}  # our ends of its pipes → stream
         self.last_code: int | None = None  # exit code of the run that ended last
         self._leave_at = 0.0  # monotonic: when it has to leave, whoever is not served yet
