@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from core.errors import InvalidArgument
 from core.model.container import ContainerSpec
+from core.runtime import sysctl
 from core.runtime.defaults import Json
 
 # Each kind by the OCI's name and by the field of the specification; --network has its own rules.
@@ -17,10 +17,6 @@ _WORDS = {
     "ipc": ("private", "host", "container", "shareable", "none"),
     "cgroup": ("private", "host"),
 }
-_SYSCTL = re.compile(r"[a-z][a-zA-Z0-9_-]*(\.[a-zA-Z0-9_-]+)+")
-_OF_IPC = frozenset(
-    f"kernel.{name}" for name in "msgmax msgmnb msgmni sem shmall shmmax shmmni shm_rmid_forced".split()
-)
 
 
 def mode(spec: ContainerSpec, kind: str) -> tuple[str, str]:
@@ -68,28 +64,26 @@ def namespaces(spec: ContainerSpec, netns: str, joined: Mapping[str, str]) -> li
 
 def sysctls(spec: ContainerSpec, netns: str) -> dict[str, str]:
     """``linux.sysctl``. :raises InvalidArgument: one that is not of a namespace of the container"""
-    found = {}
-    for written, value in spec.sysctls.items():
-        name = written.replace("/", ".") if "." not in written else written  # sysctl(8) takes both
-        if not _SYSCTL.fullmatch(name):
-            raise InvalidArgument(f"cannot set sysctl {written[:100]!r}", "that is no such name", "See sysctl(8)")
+    for name, value in spec.sysctls.items():
+        if not sysctl.is_name(name):
+            raise InvalidArgument(f"cannot set sysctl {name[:100]!r}", "that is no such name", "See sysctl(8)")
         why = _not_ours(name, spec, netns)
         if why:
             raise InvalidArgument(f"cannot set sysctl {name}", why, "Set it on the host, or drop it")
         if "\0" in value or "\n" in value:
             raise InvalidArgument(f"cannot set sysctl {name}", "its value has more than one line", "Give one word")
-        found[name] = value
-    return found
+    return dict(spec.sysctls)
 
 
 def _not_ours(name: str, spec: ContainerSpec, netns: str) -> str:
     """Why the parameter is not the container's; "" where it is (runc, libcontainer/configs/validate)."""
-    if name.startswith("net."):
-        return "the container uses the host's network" if netns == "host" else ""
-    if name in _OF_IPC or name.startswith("fs.mqueue."):
-        return "the container uses the host's IPC namespace" if mode(spec, "ipc")[0] == "host" else ""
-    if name == "kernel.domainname":
-        return "the container's host name is another's" if mode(spec, "uts")[0] != "private" else ""
-    if name == "kernel.hostname":
+    kind = sysctl.namespace_of(name)
+    if sysctl.path_of(name) == "kernel/hostname":
         return "it has an option of its own: --hostname"
-    return "it belongs to the whole host, not to a namespace"
+    if kind == "network":
+        return "the container uses the host's network" if netns == "host" else ""
+    if kind == "ipc":
+        return "the container uses the host's IPC namespace" if mode(spec, "ipc")[0] == "host" else ""
+    if kind == "uts":
+        return "" if mode(spec, "uts")[0] == "private" else "the container's names are another's"
+    return "it belongs to the whole host, not to a namespace of the container"

@@ -68,7 +68,7 @@ async def test_stop_signal(engine: Engine, busybox_image: str) -> None:
 # -- file systems
 async def test_read_only_root_with_writable_memory(engine: Engine, busybox_image: str) -> None:
     script = (
-        "touch /x 2>&1; touch /etc/hosts 2>&1; echo a > /etc/hosts; touch /run/x /dev/shm/x && echo fine;"
+        "exec 2>&1; touch /x; touch /etc/hosts; echo a > /etc/hosts; touch /run/x /dev/shm/x && echo fine;"
         "grep ' /run ' /proc/mounts"
     )
     mounts = (Mount("tmpfs", "", "/run", options=("size=1m",)),)
@@ -306,7 +306,7 @@ REFUSED: list[dict[str, Any]] = [
     {"sysctls": {"fs.mqueue.msg_max": "1"}, "ipc": "host"},
     {"sysctls": {"kernel.domainname": "x"}, "uts": "host"},
     {"sysctls": {"kernel.hostname": "x"}},
-    {"sysctls": {"kernel.msg_next_id": "1"}},
+    {"sysctls": {"user.max_user_namespaces": "1"}},
     {"hostname": "x", "uts": "host"},
     {"domainname": "x", "uts": "host"},
     {"shm_size": 1 << 20, "ipc": "host"},

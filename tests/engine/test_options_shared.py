@@ -71,7 +71,7 @@ async def test_the_hosts_ipc(engine: Engine, busybox_image: str) -> None:
         mark.touch()
         script = "cat /proc/sysvipc/msg; ls /dev/shm; grep -E ' /dev/(shm|mqueue) ' /proc/mounts"
         lines = await shell(engine, busybox_image, script, ipc="host")
-        assert any(line.split()[1] == made for line in lines if line.strip()[:1].isdigit())
+        assert made in [line.split()[1] for line in lines if len(line.split()) > 10]
         assert mark.name in lines
         shown = [line.split() for line in lines if line.startswith(("mqueue ", "tmpfs ", "shm "))]
         assert {line[1] for line in shown} == {"/dev/shm", "/dev/mqueue"}
@@ -204,22 +204,26 @@ async def test_orphans_in_the_hosts_pid_namespace_are_reaped(engine: Engine, bus
         async def ready(cid: str = cid) -> bool:
             return "ready" in await output(engine, cid)
 
+        async def none_left(cid: str = cid) -> bool:
+            return zombies_of(cid) == []
+
         await until(ready)
-        await until(lambda: no_zombies())
+        await until(none_left)
         await engine.kill(cid)
 
 
-async def no_zombies() -> bool:
-    """None whose parent is a launcher or a monitor."""
+def zombies_of(cid: str) -> list[str]:
+    """Of the container's monitor."""
+    found = []
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
             try:
-                rest = (path / "stat").read_text().rpartition(")")[2]
-                if rest.split()[0] == "Z" and Path(f"/proc/{rest.split()[1]}/comm").read_text().startswith("wharf-"):
-                    return False
+                rest = (path / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
-    return True
+            if rest[0] == "Z" and is_monitor(Path(f"/proc/{rest[1]}"), cid):
+                found.append(path.name)
+    return found
 
 
 async def test_joined_pid_namespace(engine: Engine, busybox_image: str) -> None:
