@@ -16,7 +16,6 @@ from core.kernel.clone import fork_sibling
 from core.runtime import attributes, finish, gate, hooks, mountopts, namespaces, reaper, rootfs, terminal
 from core.runtime.defaults import Json
 from core.runtime.sources import Sources
-from core.runtime.spec import INIT_ANNOTATION
 from core.runtime.task import InitTask, Report
 
 
@@ -119,7 +118,7 @@ def _inside(task: InitTask, report: Report, sources: Sources) -> NoReturn:
         gate.wait(task, report)
     # The last of the runtime's steps: the command itself comes next.
     hooks.run_all(config, "startContainer", _state(task, "created"))
-    if annotations.get(INIT_ANNOTATION) == "true":
+    if annotations.get(reaper.INIT_ANNOTATION) == "true":
         reaper.stay(task.stdio is None, report)
     finish.become(own, user, task.seccomp, report, task.preserve)
 

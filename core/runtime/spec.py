@@ -21,11 +21,11 @@ from core.runtime import defaults, nodes, seccomp, spaces
 from core.runtime.defaults import Json
 from core.runtime.limits import oom_score_adj, resources, rlimits
 from core.runtime.mounts import clean_path, mounts, root_propagation
+from core.runtime.reaper import INIT_ANNOTATION
 from core.runtime.security import Security, capabilities, capability_sets
 from core.runtime.security import parse as parse_security
 from core.runtime.user import GROUPS_ANNOTATION, USER_ANNOTATION, check_user
 
-INIT_ANNOTATION = "io.wharfinger.init"
 OUR_ANNOTATIONS = "io.wharfinger."
 _UMASK = re.compile(r"[0-7]{1,4}")
 
