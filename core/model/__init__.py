@@ -1,6 +1,7 @@
 """The engine's words: frozen dataclasses without I/O, shared by every face."""
 
 from core.model.container import (
+    Change,
     Container,
     ContainerSpec,
     DeviceLimit,
@@ -22,6 +23,7 @@ from core.model.network import Network
 from core.model.stats import HostSample, Sample
 
 __all__ = [
+    "Change",
     "Check",
     "Container",
     "ContainerSpec",

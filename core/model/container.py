@@ -183,6 +183,14 @@ class ContainerSpec:
 
 
 @dataclass(frozen=True)
+class Change:
+    """What ``update`` changes of a container. What holds its default stays as it is."""
+
+    resources: Resources = Resources()
+    restart: RestartPolicy | None = None
+
+
+@dataclass(frozen=True)
 class EndpointInfo:
     """A container's place on one network."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from core.ops.context import Context
 from core.ops.health import effective
 from core.ops.records import Record
 from core.runtime import spec as oci
+from core.runtime.defaults import Json
+from core.runtime.limits import cgroup_limits
 from core.store.paths import Instance
 from core.supervise.protocol import Launch
 
@@ -64,6 +67,19 @@ def write(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...], joi
         cleanup=cleanup_argv(inst),
         attributes={"name": record.name, "image": spec.image},
     )
+
+
+def rewrite_resources(inst: Instance, cid: str, spec: ContainerSpec) -> Json:
+    """Put other limits into the bundle of a container that runs; returns its ``linux.resources``.
+
+    What else it says, device rules with it, stays as it was when the container was started.
+    """
+    path = inst.container_dir(cid) / "config.json"
+    config = json.loads(path.read_bytes())
+    resources = {"devices": config["linux"]["resources"]["devices"], **cgroup_limits(spec.resources)}
+    config["linux"]["resources"] = resources
+    oci.replace_file(path, json.dumps(config).encode())
+    return resources
 
 
 def _volumes(inst: Instance, spec: ContainerSpec) -> dict[str, str]:

@@ -152,6 +152,17 @@ async def save(ctx: Context, cid: str, saved: Saved) -> None:
     await ctx.store.disk.run(work)
 
 
+async def save_spec(ctx: Context, cid: str, spec: ContainerSpec) -> None:
+    """Replace the specification column."""
+    text = _dump(spec)
+
+    def work() -> None:
+        with ctx.store.disk.write() as con:
+            con.execute("UPDATE container SET spec = ? WHERE id = ?", (text, cid))
+
+    await ctx.store.disk.run(work)
+
+
 async def delete(ctx: Context, cid: str) -> None:
     def work() -> None:
         with ctx.store.disk.write() as con:

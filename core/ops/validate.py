@@ -122,6 +122,14 @@ def _check_life(spec: ContainerSpec, image: ImageConfig) -> None:
         parse_signal(signal)
     if not 0 <= spec.stop_timeout <= _YEARS:  # false for NaN as well
         raise InvalidArgument(f"invalid stop timeout {spec.stop_timeout:g}", "it is not a number of seconds", "Say 10")
+    check_restart(spec)
+    if spec.log.max_size < 0 or spec.log.max_files < 1:
+        raise InvalidArgument("invalid log options", "there is at least one file, of 0 (no limit) or more bytes", "")
+    effective(spec.healthcheck, image.healthcheck)
+
+
+def check_restart(spec: ContainerSpec) -> None:
+    """:raises InvalidArgument: no such policy, or one that contradicts another option"""
     policy = spec.restart
     if policy.name not in ("no", "always", "unless-stopped", "on-failure") or policy.max_retries < 0:
         raise InvalidArgument(
@@ -133,9 +141,6 @@ def _check_life(spec: ContainerSpec, image: ImageConfig) -> None:
         raise InvalidArgument(
             "removal at the end and restarts contradict each other", "one removes what the other starts", "Drop one"
         )
-    if spec.log.max_size < 0 or spec.log.max_files < 1:
-        raise InvalidArgument("invalid log options", "there is at least one file, of 0 (no limit) or more bytes", "")
-    effective(spec.healthcheck, image.healthcheck)
 
 
 def _check_house(spec: ContainerSpec) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import resource
 from collections.abc import Sequence
+from typing import cast
 
 from core.errors import InvalidArgument
 from core.kernel import caps
@@ -77,9 +78,23 @@ def resources(spec: ContainerSpec) -> Json:
 def cgroup_limits(limits: Resources) -> Json:
     """``linux.resources`` without its device rules. :raises InvalidArgument: a device that is none"""
     found = {"memory": _memory(limits), "cpu": _cpu(limits), "blockIO": _block(limits)}
-    if limits.pids_limit > 0:
+    if limits.pids_limit:
         found["pids"] = {"limit": limits.pids_limit}
     return {key: value for key, value in found.items() if value}
+
+
+# What a container has of which nothing was said, as far as a group at work can be told so.
+_FREE: dict[str, Json] = {
+    "memory": {"limit": -1, "swap": -1, "reservation": -1},
+    "cpu": {"quota": -1, "shares": 1024},
+    "pids": {"limit": -1},
+}
+
+
+def whole_limits(limits: Resources) -> Json:
+    """As :func:`cgroup_limits`, with a word for what is not limited: for a group that may have been changed."""
+    found = cgroup_limits(limits)
+    return {**found, **{part: {**free, **cast(Json, found.get(part, {}))} for part, free in _FREE.items()}}
 
 
 def _memory(limits: Resources) -> Json:

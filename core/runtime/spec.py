@@ -80,15 +80,16 @@ def write_bundle(folder: Path, config: Json, cache: Path | None = None) -> str:
     """
     filter_path = folder / "seccomp.bpf"
     rules = cast(Json, config["linux"]).get("seccomp")
-    _replace(folder / "config.json", json.dumps(config).encode())
+    replace_file(folder / "config.json", json.dumps(config).encode())
     if rules is None:
         filter_path.unlink(missing_ok=True)
         return ""
-    _replace(filter_path, seccomp.compiled(cast("dict[str, object]", rules), cache))
+    replace_file(filter_path, seccomp.compiled(cast("dict[str, object]", rules), cache))
     return str(filter_path)
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file of a bundle, whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(content)
     temporary.chmod(0o600)

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from core.errors import Conflict, StartFailed, Unavailable
 from core.kernel import process
+from core.model.container import RestartPolicy
 from core.store.paths import Instance
 from core.supervise.contact import Line, ask_launcher, connect
 from core.supervise.exits import EngineSocket
@@ -43,6 +44,7 @@ __all__ = [
     "secure_exit",
     "signal",
     "tell_stopping",
+    "update",
     "wait_pid",
 ]
 
@@ -196,6 +198,18 @@ async def tell_stopping(inst: Instance, cid: str) -> None:
     with contextlib.suppress(Conflict, Unavailable):
         line, _, _ = await _call(inst, cid, {"op": "stopping"})
         line.close()
+
+
+async def update(inst: Instance, cid: str, resources: dict[str, object], restart: RestartPolicy) -> None:
+    """Have the monitor start the container with other limits, and by another policy, from now on.
+
+    :param resources: ``linux.resources``
+    :raises Conflict: it has no monitor
+    :raises Unavailable: the monitor has ended meanwhile
+    """
+    message: Message = {"op": "update", "resources": resources, "restart": vars(restart)}
+    line, _, _ = await _call(inst, cid, message)
+    line.close()
 
 
 async def attached(sock: socket.socket, *, tty: bool, stdin: bool) -> AttachSession:

@@ -24,6 +24,7 @@ First message to a **monitor** (``$RUN/c/ID/ctl.sock``)::
                                            from the engine, {"exit": code} or {"dropped": why} at the end
     {"op": "exec", "process": {…}, "fds": ["stdin", "stdout", "stderr"]}     {"pid": …} (+ terminal), then {"exit": …}
     {"op": "stopping"}                     no automatic restart from here on
+    {"op": "update", "resources": {…}, "restart": {…}}   for the next start; those that run are changed by the engine
     {"op": "keep"}                         → {"names": […]} + descriptors: a new launcher asks for what it guards
 
 Lengths are checked on both sides (CVE-2021-43784).

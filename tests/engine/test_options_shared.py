@@ -380,10 +380,13 @@ async def test_limits_of_cgroup_v1(engine: Engine, busybox_image: str, disk: str
     await engine.kill(cid)
 
 
-async def test_a_limit_that_the_kernel_lacks_is_named(engine: Engine, busybox_image: str) -> None:
+async def test_real_time(engine: Engine, busybox_image: str, inst: Instance) -> None:
     wanted = Resources(cpu_rt_period=1_000_000, cpu_rt_runtime=10_000)
-    box = await engine.create(ContainerSpec(busybox_image, command=("true",), resources=wanted))
-    if (CGROUPS / "cpu/cpu.rt_runtime_us").exists():
-        pytest.skip("this kernel has real-time groups")
-    with pytest.raises(errors.Unsupported, match="real-time"):
-        await engine.start(box.id)
+    box = await engine.create(ContainerSpec(busybox_image, command=FOREVER, resources=wanted))
+    if not (CGROUPS / "cpu/cpu.rt_runtime_us").exists():
+        with pytest.raises(errors.Unsupported, match="real-time"):
+            await engine.start(box.id)
+        return
+    await engine.start(box.id)
+    assert (CGROUPS / "cpu" / inst.cgroup / box.id / "cpu.rt_runtime_us").read_text() == "10000\n"
+    await engine.kill(box.id)
