@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from core.model import (
+    Change,
     Check,
     Container,
     ContainerSpec,
@@ -132,6 +133,13 @@ class Engine(Protocol):
     async def unpause(self, ref: str) -> None: ...
 
     async def remove(self, ref: str, *, force: bool = False) -> None: ...
+
+    async def update(self, ref: str, change: Change) -> Container:
+        """Other limits, another restart policy; for the container that runs at once, and for every later start.
+
+        :raises InvalidArgument: a value that no container can have
+        """
+        ...
 
     async def wait(self, ref: str) -> int:
         """The exit code once the container no longer runs (-1 where nobody can know it)."""

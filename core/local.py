@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 from core.engine import LogFile, Session
 from core.errors import NoSpace, Timeout, WharfError
 from core.model import (
+    Change,
     Check,
     Container,
     ContainerSpec,
@@ -174,6 +175,12 @@ class LocalEngine:
         from core.ops.remove import remove
 
         await remove(self._ctx, ref, force=force)
+
+    @_verb("update the container")
+    async def update(self, ref: str, change: Change) -> Container:
+        from core.ops.update import update
+
+        return await update(self._ctx, ref, change)
 
     @_verb("wait for the container")
     async def wait(self, ref: str) -> int:

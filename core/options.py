@@ -7,8 +7,9 @@ import os
 import re
 
 from core.errors import InvalidArgument
-from core.model import Mount, PortMapping
+from core.model import DeviceLimit, DeviceMapping, Mount, PortMapping
 from core.names import check_name, make_id
+from core.units import parse_size
 
 _IGNORED = frozenset({"z", "Z", "nocopy", "cached", "delegated", "consistent"})  # have no meaning here, or no effect
 _PORT = re.compile(r"(?:(?P<ip>\[[^\]]*\]|[^:\[\]]*):(?=.*:))?(?:(?P<host>[^:]*):)?(?P<box>[^:/]+)(?:/(?P<proto>\w+))?")
@@ -134,3 +135,29 @@ def parse_mount(text: str) -> Mount:
     elif kind == "volume":
         source = source or make_id()
     return _checked(text, Mount(kind, source if kind != "tmpfs" else "", target, read_only, tuple(options)))
+
+
+def parse_device(text: str) -> DeviceMapping:
+    """``/dev/sda``, ``/dev/sda:/dev/xvda``, ``/dev/sda:/dev/xvda:r`` or ``/dev/sda:r``; a folder means all in it.
+
+    :raises InvalidArgument: not one of these
+    """
+    parts = text.split(":")
+    access = parts.pop() if len(parts) > 1 and parts[-1] and set(parts[-1]) <= set("rwm") else "rwm"
+    if len(parts) > 2 or not all(part.startswith("/") for part in parts):
+        raise InvalidArgument(
+            f"invalid device {text!r}", "it is not HOST[:CONTAINER[:ACCESS]]", "Write it like /dev/fuse or /dev/sda:r"
+        )
+    return DeviceMapping(parts[0], parts[1] if len(parts) > 1 else "", access)
+
+
+def parse_device_limit(text: str, *, size: bool = False) -> DeviceLimit:
+    """``/dev/sda:500``; with ``size`` also ``/dev/sda:1mb``. :raises InvalidArgument: not so"""
+    path, colon, value = text.rpartition(":")
+    if not colon or not path.startswith("/dev/") or not (size or value.isdecimal()):
+        raise InvalidArgument(
+            f"invalid limit of a device {text!r}",
+            "it is not PATH:VALUE",
+            f"Write it like /dev/sda:{'1mb' if size else '500'}",
+        )
+    return DeviceLimit(path, parse_size(value) if size else int(value))

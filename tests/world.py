@@ -46,11 +46,15 @@ def _links(inst: Instance) -> list[str]:
 
 def _cgroups(inst: Instance) -> set[str]:
     """Container cgroups in any hierarchy."""
+    specs = [json.loads(row["spec"]) for row in _rows(inst.root / "wharf.db", "SELECT spec FROM container")]
+    parents = {spec["cgroup_parent"] for spec in specs if spec.get("cgroup_parent")}
     found = set()
     for base in [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()]:
-        folder = base / inst.cgroup
-        if folder.is_dir():
-            found |= {path.name for path in folder.iterdir() if path.is_dir()}
+        for parent in (inst.cgroup, *parents):
+            if (folder := base / parent).is_dir():
+                names = {path.name for path in folder.iterdir() if path.is_dir()}
+                # Others may have groups below a parent that a user has named; ours are those of ids.
+                found |= names if parent == inst.cgroup else {name for name in names if len(name) == 64}
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from core.model import ContainerSpec, Mount, PortMapping, Resources
+from core.model import ContainerSpec, DeviceMapping, Mount, PortMapping, Resources
 
 
 def _port(port: PortMapping) -> str:
@@ -24,6 +24,11 @@ def _mount(mount: Mount) -> list[str]:
     return ["-v", ":".join([mount.source, mount.target, *([",".join(options)] if options else [])])]
 
 
+def _device(device: DeviceMapping) -> str:
+    access = "" if device.access == "rwm" else f":{device.access}"
+    return f"{device.host}{f':{device.container}' if device.container else ''}{access}"
+
+
 def _memory(count: int) -> str:
     for unit, size in (("g", 1024**3), ("m", 1024**2), ("k", 1024)):
         if count % size == 0:
@@ -36,14 +41,34 @@ def _resources(limits: Resources) -> Iterator[str]:
         yield from ("--memory", _memory(limits.memory))
     if limits.memory_swap:
         yield from ("--memory-swap", "-1" if limits.memory_swap < 0 else _memory(limits.memory_swap))
+    if limits.memory_reservation:
+        yield from ("--memory-reservation", _memory(limits.memory_reservation))
+    if limits.memory_swappiness >= 0:
+        yield from ("--memory-swappiness", str(limits.memory_swappiness))
     if limits.nano_cpus:
         yield from ("--cpus", f"{limits.nano_cpus / 1e9:g}")
-    if limits.cpu_shares:
-        yield from ("--cpu-shares", str(limits.cpu_shares))
-    if limits.cpuset_cpus:
-        yield from ("--cpuset-cpus", limits.cpuset_cpus)
-    if limits.pids_limit:
-        yield from ("--pids-limit", str(limits.pids_limit))
+    for flag, value in (
+        ("--cpu-shares", limits.cpu_shares),
+        ("--cpu-period", limits.cpu_period),
+        ("--cpu-quota", limits.cpu_quota),
+        ("--cpu-rt-period", limits.cpu_rt_period),
+        ("--cpu-rt-runtime", limits.cpu_rt_runtime),
+        ("--cpuset-cpus", limits.cpuset_cpus),
+        ("--cpuset-mems", limits.cpuset_mems),
+        ("--pids-limit", limits.pids_limit),
+        ("--blkio-weight", limits.blkio_weight),
+    ):
+        if value:
+            yield from (flag, str(value))
+    for flag, found in (
+        ("--blkio-weight-device", limits.blkio_weight_device),
+        ("--device-read-bps", limits.device_read_bps),
+        ("--device-write-bps", limits.device_write_bps),
+        ("--device-read-iops", limits.device_read_iops),
+        ("--device-write-iops", limits.device_write_iops),
+    ):
+        for each in found:
+            yield from (flag, f"{each.path}:{each.value}")
 
 
 def _restart(spec: ContainerSpec) -> Iterator[str]:
@@ -82,6 +107,7 @@ def _flags(spec: ContainerSpec) -> Iterator[str]:
         ("--privileged", spec.privileged),
         ("--read-only", spec.read_only),
         ("-P", spec.publish_all),
+        ("--oom-kill-disable", spec.resources.oom_kill_disable),
     ):
         if on:
             yield flag
@@ -92,6 +118,16 @@ def _flags(spec: ContainerSpec) -> Iterator[str]:
         ("--workdir", spec.working_dir),
         ("--network", "" if spec.network == "bridge" else spec.network),
         ("--stop-signal", spec.stop_signal),
+        ("--stop-timeout", "" if spec.stop_timeout == ContainerSpec.stop_timeout else f"{spec.stop_timeout:g}"),
+        ("--shm-size", "" if spec.shm_size == ContainerSpec.shm_size else _memory(spec.shm_size)),
+        ("--ipc", "" if spec.ipc == "private" else spec.ipc),
+        ("--pid", "" if spec.pid == "private" else spec.pid),
+        ("--uts", "" if spec.uts == "private" else spec.uts),
+        ("--cgroupns", "" if spec.cgroupns == "private" else spec.cgroupns),
+        ("--userns", spec.userns),
+        ("--runtime", spec.runtime),
+        ("--cgroup-parent", spec.cgroup_parent and f"/{spec.cgroup_parent}"),
+        ("--oom-score-adj", str(spec.oom_score_adj or "")),
     ):
         if value:
             yield from (flag, value)
@@ -106,6 +142,11 @@ def _lists(spec: ContainerSpec) -> Iterator[str]:
         ("--security-opt", spec.security_opt),
         ("--sysctl", tuple(f"{key}={value}" for key, value in spec.sysctls.items())),
         ("--ulimit", spec.ulimits),
+        ("--group-add", spec.group_add),
+        ("--device", tuple(_device(each) for each in spec.devices)),
+        ("--device-cgroup-rule", spec.device_cgroup_rules),
+        ("--volumes-from", spec.volumes_from),
+        ("--annotation", tuple(f"{key}={value}" for key, value in spec.annotations.items())),
         ("--dns", spec.dns),
         ("--add-host", spec.extra_hosts),
     ):

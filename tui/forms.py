@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from core.errors import InvalidArgument
-from core.model import ContainerSpec, Mount, PortMapping, Resources, RestartPolicy
+from core.model import ContainerSpec, Mount, PortMapping, RestartPolicy
 from core.names import check_name
 from core.options import parse_ports, parse_volume, split_env
 from core.units import parse_size
@@ -72,6 +72,13 @@ def _pids(word: str) -> int:
     return int(word)
 
 
+def _options(line: str) -> ContainerSpec:
+    # Late: the command line's parser is of no use to a form whose line stays empty.
+    from core.cli.run import read_options
+
+    return read_options(_words(line))
+
+
 class _Reader:
     """Parses each field by itself, and keeps what was wrong with it."""
 
@@ -93,39 +100,46 @@ class _Reader:
 
 def build_spec(values: Mapping[str, str], flags: Mapping[str, bool]) -> Result:
     """The spec of the typed ``values``: image, name, command, ports, env, mounts, memory, cpus, pids, network, user,
-    workdir, restart; and ``flags``: tty, remove, init, read_only."""
+    workdir, restart, options (of the command line; the other fields go first); and ``flags``: tty, remove, init,
+    read_only."""
     reader = _Reader(values)
     nothing: tuple[str, ...] = ()
-    resources = Resources(
-        memory=reader.read("memory", _memory, 0),
-        nano_cpus=reader.read("cpus", _cpus, 0),
-        pids_limit=reader.read("pids", _pids, 0),
+    no_ports: tuple[PortMapping, ...] = ()
+    no_mounts: tuple[Mount, ...] = ()
+    base = reader.read("options", _options, ContainerSpec(image=""))
+    resources = replace(
+        base.resources,
+        memory=reader.read("memory", _memory, base.resources.memory),
+        nano_cpus=reader.read("cpus", _cpus, base.resources.nano_cpus),
+        pids_limit=reader.read("pids", _pids, base.resources.pids_limit),
     )
     command = reader.read("command", lambda line: tuple(_words(line)), nothing)
-    restart = values.get("restart", "") or "no"
-    spec = ContainerSpec(
+    restart = RestartPolicy(values.get("restart", "") or "no")
+    network = values.get("network", "").strip() or "bridge"
+    spec = replace(
+        base,
         image=values.get("image", "").strip(),
-        name=reader.read("name", check_name, ""),
+        name=reader.read("name", check_name, base.name),
         command=command or None,
-        ports=reader.read("ports", _ports, ()),
-        env=reader.read("env", _env, nothing),
-        mounts=reader.read("mounts", _mounts, ()),
-        network=values.get("network", "").strip() or "bridge",
-        user=values.get("user", "").strip(),
-        working_dir=values.get("workdir", "").strip(),
+        ports=(*base.ports, *reader.read("ports", _ports, no_ports)),
+        env=(*base.env, *reader.read("env", _env, nothing)),
+        mounts=(*base.mounts, *reader.read("mounts", _mounts, no_mounts)),
+        network=base.network if network == "bridge" else network,
+        user=values.get("user", "").strip() or base.user,
+        working_dir=values.get("workdir", "").strip() or base.working_dir,
         resources=resources,
-        restart=RestartPolicy(restart),
-        tty=flags.get("tty", False),
-        stdin_open=flags.get("tty", False),
-        auto_remove=flags.get("remove", False),
-        init=flags.get("init", False),
-        read_only=flags.get("read_only", False),
+        restart=base.restart if restart.name == "no" else restart,
+        tty=base.tty or flags.get("tty", False),
+        stdin_open=base.stdin_open or flags.get("tty", False),
+        auto_remove=base.auto_remove or flags.get("remove", False),
+        init=base.init or flags.get("init", False),
+        read_only=base.read_only or flags.get("read_only", False),
     )
     if not spec.image:
         reader.errors["image"] = "which image? Its name, like nginx:1.27"
     elif any(character.isspace() for character in spec.image):
         reader.errors["image"] = "an image's name has no spaces; the command has its own field"
-    if spec.auto_remove and restart != "no":
+    if spec.auto_remove and spec.restart.name != "no":
         reader.errors["restart"] = "a container that is removed when it ends cannot be started again"
     if spec.ports and spec.network in ("none", "host"):
         reader.errors["ports"] = f"network {spec.network} publishes no ports"

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from core.cli.attach import stay
@@ -36,6 +38,8 @@ async def create_container(engine: Engine, args: Arguments, spec: ContainerSpec)
 
     :raises WharfError: as :meth:`Engine.create` and :meth:`Engine.pull`
     """
+    if args.kernel_memory:
+        complain("--kernel-memory is ignored: kernels no longer have that limit; --memory counts kernel memory too")
     if args.cidfile and Path(args.cidfile).exists():
         raise InvalidArgument(f"cannot write {args.cidfile}", "it exists already", "Remove it, or name another file")
     if args.pull == "always":
@@ -52,6 +56,23 @@ async def create_container(engine: Engine, args: Arguments, spec: ContainerSpec)
     if args.cidfile:
         Path(args.cidfile).write_text(box.id, encoding="ascii")
     return box
+
+
+def read_options(words: Sequence[str]) -> ContainerSpec:
+    """What ``words`` say about a container, but for its image: for a form with a line of further options.
+
+    :raises InvalidArgument: an unknown option, a word that is none, or an option about the command line itself
+    """
+    if "--help" in words:
+        raise InvalidArgument("no help here", "the line takes options", "`wharf create --help` lists them")
+    image = "IMAGE"
+    args = Parser("create", COMMANDS["create"], "").read([*words, image])
+    if args.image != image or args.command:
+        raise InvalidArgument(f"{args.image!r} is not an option", "the line takes options and their values", "Quote it")
+    for name, plain in (("cidfile", None), ("pull", "missing"), ("quiet", False), ("insecure", False)):
+        if getattr(args, name) != plain:
+            raise InvalidArgument(f"--{name} has no effect here", "the image is pulled by its own form", "Drop it")
+    return replace(build_spec(args), image="")
 
 
 async def _has_image(engine: Engine, reference: str) -> bool:

@@ -6,11 +6,13 @@ import argparse
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from core.cli.command import Arguments, Parser, flag, many
+from core.cli.limit_options import add_limits, add_more_limits, resources
 from core.errors import InvalidArgument
-from core.model import ContainerSpec, Healthcheck, LogOptions, Mount, PortMapping, Resources, RestartPolicy
-from core.options import parse_mount, parse_ports, parse_tmpfs, parse_volume, split_env
+from core.model import ContainerSpec, Healthcheck, LogOptions, Mount, PortMapping, RestartPolicy
+from core.options import parse_device, parse_mount, parse_ports, parse_tmpfs, parse_volume, split_env
 from core.units import parse_duration, parse_size
 
 
@@ -22,6 +24,7 @@ def add_spec_options(parser: Parser) -> None:
     _network(parser.add_argument_group("network"))
     _health(parser.add_argument_group("health and restarts"))
     _security(parser.add_argument_group("security"))
+    _namespaces(parser.add_argument_group("namespaces and runtime"))
     parser.add_argument("image", metavar="IMAGE")
     rest = parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="instead of the image's")
     rest.required = False  # else argparse names it as missing where the image is
@@ -46,27 +49,23 @@ def _surroundings(group: argparse._ArgumentGroup) -> None:
     many(group, "-v", "--volume", metavar="SOURCE:TARGET[:ro]", help="a host folder or a named volume")
     many(group, "--mount", metavar="type=bind,src=…,dst=…", help="the same in words: bind, volume or tmpfs")
     many(group, "--tmpfs", metavar="TARGET[:OPTIONS]", help="a folder in memory")
+    many(group, "--volumes-from", metavar="CONTAINER[:ro]", help="the volumes and host folders of another container")
     many(group, "-e", "--env", metavar="KEY[=VALUE]", help="an environment variable (without =: your own value)")
     many(group, "--env-file", metavar="FILE", help="environment variables, one a line")
     group.add_argument("-w", "--workdir", default="", metavar="DIR", help="working folder of the command")
     group.add_argument("-u", "--user", default="", metavar="USER[:GROUP]", help="run as this user")
+    many(group, "--group-add", metavar="GROUP", help="a further group: a number, or a name of the image's")
+    group.add_argument("--umask", default="", metavar="MASK", help="octal, of the command (0022)")
     flag(group, "--init", help="a small init as pid 1 that reaps and forwards signals")
 
 
 def _limits(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("-m", "--memory", default="", metavar="SIZE", help="most memory, such as 64m")
-    group.add_argument("--memory-swap", default="", metavar="SIZE", help="most memory and swap together; -1: no limit")
-    group.add_argument("--memory-reservation", default="", metavar="SIZE", help="what it keeps under pressure")
-    group.add_argument("--cpus", type=float, default=0.0, metavar="N", help="most CPUs, such as 0.5")
-    group.add_argument("-c", "--cpu-shares", type=int, default=0, metavar="N", help="weight against others (1024)")
-    group.add_argument("--cpu-period", type=int, default=0, metavar="US", help="scheduler period, microseconds")
-    group.add_argument("--cpu-quota", type=int, default=0, metavar="US", help="CPU time in each period, microseconds")
-    group.add_argument("--cpuset-cpus", default="", metavar="LIST", help="run on these CPUs only: 0-2,4")
-    group.add_argument("--cpuset-mems", default="", metavar="LIST", help="memory from these nodes only")
-    group.add_argument("--pids-limit", type=int, default=0, metavar="N", help="most processes; -1: no limit")
-    flag(group, "--oom-kill-disable", help="stall instead of being killed when memory is used up (cgroup v1)")
+    add_limits(group)
+    add_more_limits(group)
     many(group, "--ulimit", metavar="NAME=SOFT[:HARD]", help="a resource limit, see setrlimit(2)")
     group.add_argument("--shm-size", default="", metavar="SIZE", help="size of /dev/shm (64m)")
+    group.add_argument("--oom-score-adj", type=int, default=0, metavar="N", help="1000: killed first, -1000: never")
+    group.add_argument("--cgroup-parent", default="", metavar="GROUP", help="make its cgroup below this one")
 
 
 def _network(group: argparse._ArgumentGroup) -> None:
@@ -94,10 +93,30 @@ def _health(group: argparse._ArgumentGroup) -> None:
 def _security(group: argparse._ArgumentGroup) -> None:
     many(group, "--cap-add", metavar="CAP", help="a capability more (or ALL)")
     many(group, "--cap-drop", metavar="CAP", help="a capability less (or ALL)")
-    many(group, "--security-opt", metavar="OPTION", help="no-new-privileges, seccomp=FILE|unconfined")
+    many(
+        group,
+        "--security-opt",
+        metavar="OPTION",
+        help="no-new-privileges, seccomp=FILE|unconfined, apparmor=PROFILE|unconfined, label=type:TYPE|disable …, "
+        "systempaths=unconfined, writable-cgroups",
+    )
     flag(group, "--privileged", help="all capabilities and devices, nothing masked")
     flag(group, "--read-only", help="the container's root is read-only")
     many(group, "--sysctl", metavar="NAME=VALUE", help="a kernel parameter of its namespaces")
+    many(group, "--device", metavar="HOST[:CONTAINER[:rwm]]", help="a device of the host, or a folder of them")
+    many(group, "--device-cgroup-rule", metavar="RULE", help="allow the use of devices: 'c 42:* rmw'")
+    many(group, "--gpus", metavar="DEVICES", help="not supported: pass the devices by --device")
+
+
+def _namespaces(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--ipc", default="private", metavar="MODE", help="private, shareable, host, none, container:ID")
+    group.add_argument("--pid", default="private", metavar="MODE", help="private, host, container:ID")
+    group.add_argument("--uts", default="private", metavar="MODE", help="private, host, container:ID")
+    group.add_argument("--cgroupns", default="private", metavar="MODE", help="private, host")
+    group.add_argument("--userns", default="", metavar="MODE", help="host, auto, remap")
+    group.add_argument("--runtime", default="", metavar="NAME", help="the OCI runtime (default: the engine's own)")
+    group.add_argument("--isolation", default="default", choices=("default",), help="the one kind that Linux has")
+    many(group, "--annotation", metavar="KEY=VALUE", help="a note for the OCI runtime")
 
 
 def build_spec(args: Arguments) -> ContainerSpec:
@@ -105,6 +124,12 @@ def build_spec(args: Arguments) -> ContainerSpec:
 
     :raises InvalidArgument: a value that cannot be read, or options that contradict each other
     """
+    if args.gpus:
+        raise InvalidArgument(
+            "cannot pass GPUs by --gpus",
+            "that needs a vendor's hook, which this engine does not run",
+            "Name the devices, such as --device /dev/dri or --device /dev/nvidia0",
+        )
     if args.rm and args.restart != "no":
         raise InvalidArgument("--rm and --restart contradict each other", "one removes what the other starts again")
     return ContainerSpec(
@@ -124,7 +149,7 @@ def build_spec(args: Arguments) -> ContainerSpec:
         ports=_ports(args.publish),
         publish_all=args.publish_all,
         mounts=_mounts(args),
-        resources=_resources(args),
+        resources=resources(args),
         restart=parse_restart(args.restart),
         healthcheck=_healthcheck(args),
         log=_log(args.log_opt),
@@ -142,7 +167,26 @@ def build_spec(args: Arguments) -> ContainerSpec:
         stop_signal=args.stop_signal,
         stop_timeout=args.stop_timeout,
         shm_size=parse_size(args.shm_size) if args.shm_size else ContainerSpec.shm_size,
+        **_settings(args),
     )
+
+
+def _settings(args: Arguments) -> dict[str, Any]:
+    """What goes into the specification almost as it was written."""
+    return {
+        "volumes_from": tuple(args.volumes_from),
+        "devices": tuple(parse_device(word) for word in args.device),
+        "device_cgroup_rules": tuple(args.device_cgroup_rule),
+        "group_add": tuple(args.group_add),
+        # Docker's empty word: the default.
+        **{name: getattr(args, name) or "private" for name in ("ipc", "pid", "uts", "cgroupns")},
+        "userns": args.userns,
+        "runtime": args.runtime,
+        "cgroup_parent": args.cgroup_parent.strip("/"),
+        "oom_score_adj": args.oom_score_adj,
+        "umask": args.umask,
+        "annotations": dict(_pair(word, "--annotation") for word in args.annotation),
+    }
 
 
 def _pair(word: str, option: str) -> tuple[str, str]:
@@ -154,8 +198,9 @@ def _pair(word: str, option: str) -> tuple[str, str]:
 
 def _security_option(word: str) -> str:
     """A profile's path is one of our folder; the engine has another."""
-    name, _, value = word.replace(":", "=", 1).partition("=")
-    return f"seccomp={Path(value).absolute()}" if name == "seccomp" and value not in ("", "unconfined") else word
+    name, separator, value = word.partition("=" if word.startswith("seccomp=") else ":")
+    is_path = name == "seccomp" and separator and value not in ("", "unconfined", "builtin")
+    return f"seccomp={Path(value).absolute()}" if is_path else word
 
 
 def _lines(files: Iterable[str], option: str) -> list[str]:
@@ -194,27 +239,6 @@ def _ports(words: Iterable[str]) -> tuple[PortMapping, ...]:
 def _mounts(args: Arguments) -> tuple[Mount, ...]:
     volumes = [parse_volume(word) for word in args.volume]
     return (*volumes, *map(parse_mount, args.mount), *map(parse_tmpfs, args.tmpfs))
-
-
-def _resources(args: Arguments) -> Resources:
-    if args.cpus and (args.cpu_period or args.cpu_quota):
-        raise InvalidArgument("--cpus and --cpu-quota contradict each other", "--cpus sets the quota", "Give one")
-    if not 0 <= args.cpus <= 1e6:  # false for NaN as well
-        raise InvalidArgument(f"invalid --cpus {args.cpus:g}", "it is not a number of CPUs", "Write it like 0.5")
-    swap = args.memory_swap
-    return Resources(
-        memory=parse_size(args.memory) if args.memory else 0,
-        memory_swap=-1 if swap == "-1" else parse_size(swap) if swap else 0,
-        memory_reservation=parse_size(args.memory_reservation) if args.memory_reservation else 0,
-        nano_cpus=round(args.cpus * 1e9),
-        cpu_shares=args.cpu_shares,
-        cpu_period=args.cpu_period,
-        cpu_quota=args.cpu_quota,
-        cpuset_cpus=args.cpuset_cpus,
-        cpuset_mems=args.cpuset_mems,
-        pids_limit=args.pids_limit,
-        oom_kill_disable=args.oom_kill_disable,
-    )
 
 
 def parse_restart(text: str) -> RestartPolicy:

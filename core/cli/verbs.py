@@ -28,6 +28,7 @@ VERBS: dict[str, Verb] = {
     "kill": Verb(_STATE, "Send a signal to containers (SIGKILL by default)", "lifecycle"),
     "pause": Verb(_STATE, "Freeze all processes of containers", "lifecycle"),
     "unpause": Verb(_STATE, "Let paused containers go on", "lifecycle"),
+    "update": Verb(_STATE, "Change the limits and the restart policy of containers", "update"),
     "rm": Verb(_STATE, "Remove containers", "rm"),
     "ps": Verb(_LOOK, "List containers", "ps"),
     "logs": Verb(_LOOK, "Show what a container wrote", "logs"),
@@ -54,7 +55,7 @@ LONG_FORMS: dict[str, dict[str, str]] = {
     "system": {"info": "info", "events": "events"},
 }
 _SHARED = {
-    "container": "run create exec attach start stop restart kill pause unpause rm logs stats inspect wait",
+    "container": "run create exec attach start stop restart kill pause unpause update rm logs stats inspect wait",
     "image": "pull load inspect",
 }
 

@@ -67,9 +67,9 @@ def set_dumpable(on: bool) -> None:
     prctl(_PR_SET_DUMPABLE, int(on))
 
 
-def set_subreaper() -> None:
-    """Become the parent of all descendants that lose theirs."""
-    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+def set_subreaper(on: bool = True) -> None:
+    """Become the parent of all descendants that lose theirs, or leave them to the next one above."""
+    prctl(_PR_SET_CHILD_SUBREAPER, int(on))
 
 
 def set_name(name: str) -> None:

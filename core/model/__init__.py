@@ -1,8 +1,11 @@
 """The engine's words: frozen dataclasses without I/O, shared by every face."""
 
 from core.model.container import (
+    Change,
     Container,
     ContainerSpec,
+    DeviceLimit,
+    DeviceMapping,
     EndpointInfo,
     ExecSpec,
     Healthcheck,
@@ -20,9 +23,12 @@ from core.model.network import Network
 from core.model.stats import HostSample, Sample
 
 __all__ = [
+    "Change",
     "Check",
     "Container",
     "ContainerSpec",
+    "DeviceLimit",
+    "DeviceMapping",
     "EndpointInfo",
     "Event",
     "ExecSpec",

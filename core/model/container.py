@@ -51,20 +51,46 @@ class Mount:
 
 
 @dataclass(frozen=True)
+class DeviceMapping:
+    """A device of the host, or a folder of devices, that a container gets. ``container`` "": at the same path."""
+
+    host: str
+    container: str = ""
+    access: str = "rwm"  # read, write, mknod
+
+
+@dataclass(frozen=True)
+class DeviceLimit:
+    """A weight (10 to 1000) or a rate (bytes or operations per second) of one block device."""
+
+    path: str  # /dev/sda
+    value: int
+
+
+@dataclass(frozen=True)
 class Resources:
-    """Limits. 0 means unlimited (kernel default) everywhere."""
+    """Limits. 0 means unlimited (kernel default) everywhere but in ``memory_swappiness``."""
 
     memory: int = 0  # bytes
     memory_swap: int = 0  # bytes, memory + swap; -1 unlimited
     memory_reservation: int = 0  # bytes
+    memory_swappiness: int = -1  # 0 to 100; -1: as the host's
     nano_cpus: int = 0  # 1e9 = one CPU
     cpu_shares: int = 0
     cpu_period: int = 0  # microseconds
     cpu_quota: int = 0  # microseconds
+    cpu_rt_period: int = 0  # microseconds
+    cpu_rt_runtime: int = 0  # microseconds
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
     pids_limit: int = 0
     oom_kill_disable: bool = False
+    blkio_weight: int = 0  # 10 to 1000
+    blkio_weight_device: tuple[DeviceLimit, ...] = ()
+    device_read_bps: tuple[DeviceLimit, ...] = ()
+    device_write_bps: tuple[DeviceLimit, ...] = ()
+    device_read_iops: tuple[DeviceLimit, ...] = ()
+    device_write_iops: tuple[DeviceLimit, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,7 +125,12 @@ class LogOptions:
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """All that ``create`` is asked for. ``None`` means: take the image's value."""
+    """All that ``create`` is asked for. ``None`` means: take the image's value.
+
+    ``ipc``, ``pid``, ``uts`` and ``cgroupns`` say whose namespace of that kind it uses: ``private`` (one of its own),
+    ``host``, or (not for ``cgroupns``) ``container:ID``. ``ipc`` may also be ``shareable``: private, and others may
+    join it; or ``none``: private and without /dev/shm.
+    """
 
     image: str
     name: str = ""
@@ -117,6 +148,9 @@ class ContainerSpec:
     ports: tuple[PortMapping, ...] = ()
     publish_all: bool = False
     mounts: tuple[Mount, ...] = ()
+    volumes_from: tuple[str, ...] = ()  # ID or ID:ro: the other container's volumes and bind mounts
+    devices: tuple[DeviceMapping, ...] = ()
+    device_cgroup_rules: tuple[str, ...] = ()  # like "c 42:* rmw"
     resources: Resources = Resources()
     restart: RestartPolicy = RestartPolicy()
     healthcheck: Healthcheck | None = None
@@ -130,11 +164,30 @@ class ContainerSpec:
     security_opt: tuple[str, ...] = ()
     sysctls: dict[str, str] = field(default_factory=dict)
     ulimits: tuple[str, ...] = ()
+    group_add: tuple[str, ...] = ()  # numbers, or names of the image's /etc/group
+    ipc: str = "private"
+    pid: str = "private"
+    uts: str = "private"
+    cgroupns: str = "private"
+    userns: str = ""  # "host" (as ""), "auto" or "remap"
+    runtime: str = ""  # "": the engine's own
+    cgroup_parent: str = ""  # relative to each hierarchy's root; "": the instance's group
+    oom_score_adj: int = 0  # -1000 (never killed) to 1000 (first)
+    umask: str = ""  # octal; "": 0022
+    annotations: dict[str, str] = field(default_factory=dict)
     dns: tuple[str, ...] = ()
     extra_hosts: tuple[str, ...] = ()
     stop_signal: str = ""
     stop_timeout: float = 10.0  # seconds
     shm_size: int = 64 * 1024 * 1024  # bytes
+
+
+@dataclass(frozen=True)
+class Change:
+    """What ``update`` changes of a container. What holds its default stays as it is."""
+
+    resources: Resources = Resources()
+    restart: RestartPolicy | None = None
 
 
 @dataclass(frozen=True)

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from core.model import ContainerSpec, EndpointInfo
 from core.net import names
+from core.ops import records
 from core.ops.context import Context
 from core.ops.health import effective
 from core.ops.records import Record
 from core.runtime import spec as oci
+from core.runtime.defaults import Json
+from core.runtime.limits import cgroup_limits
 from core.store.paths import Instance
 from core.supervise.protocol import Launch
 
 
-def write(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...]) -> Launch:
+def write(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...], joined: Mapping[str, str]) -> Launch:
     """Write everything that the container's side needs to read, and say it to the monitor.
 
+    :param joined: kind → path of each namespace that is another container's (see :mod:`core.ops.joins`)
     :raises InvalidArgument: a value that no container can have
     """
     inst, cid, spec = ctx.inst, record.id, record.spec
@@ -31,9 +37,10 @@ def write(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...]) -> 
         argv=record.config.argv,
         hostname=record.config.hostname,
         rootfs="rootfs",
-        cgroup_path=f"/{ctx.cgroup(cid)}",
+        cgroup_path=f"/{records.cgroup(ctx, cid, record)}",
         etc_files=_etc_files(folder, record, endpoints),
         netns="host" if spec.network == "host" else "new",
+        joined=joined,
         volumes=_volumes(inst, spec),
     )
     filter_path = oci.write_bundle(folder, config, inst.run / "cache")
@@ -46,7 +53,7 @@ def write(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...]) -> 
         lower=record.config.layers,
         upper=str(folder / "upper"),
         work=str(folder / "work"),
-        cgroup=ctx.cgroup(cid),
+        cgroup=records.cgroup(ctx, cid, record),
         exit_path=str(folder / "exit.json"),
         events=str(inst.events),
         engines=str(inst.engines),
@@ -60,6 +67,19 @@ def write(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...]) -> 
         cleanup=cleanup_argv(inst),
         attributes={"name": record.name, "image": spec.image},
     )
+
+
+def rewrite_resources(inst: Instance, cid: str, spec: ContainerSpec) -> Json:
+    """Put other limits into the bundle of a container that runs; returns its ``linux.resources``.
+
+    What else it says, device rules with it, stays as it was when the container was started.
+    """
+    path = inst.container_dir(cid) / "config.json"
+    config = json.loads(path.read_bytes())
+    resources = {"devices": config["linux"]["resources"]["devices"], **cgroup_limits(spec.resources)}
+    config["linux"]["resources"] = resources
+    oci.replace_file(path, json.dumps(config).encode())
+    return resources
 
 
 def _volumes(inst: Instance, spec: ContainerSpec) -> dict[str, str]:

@@ -94,10 +94,6 @@ class Context:
         self._behind.add(task)
         task.add_done_callback(self._behind.discard)
 
-    def cgroup(self, cid: str) -> str:
-        """The container's cgroup, relative to each hierarchy's root."""
-        return f"{self.inst.cgroup}/{cid}"
-
     async def close(self) -> None:
         """Let go of everything; containers run on."""
         await asyncio.gather(*self._behind, return_exceptions=True)

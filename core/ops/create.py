@@ -15,10 +15,10 @@ from dataclasses import replace
 from core.errors import InvalidArgument, NameTaken
 from core.model import Container, ContainerSpec, Image, PortMapping, State
 from core.names import make_id, make_name
-from core.ops import records
+from core.ops import joins, records
 from core.ops.context import Context
 from core.ops.records import Config, Record, Saved
-from core.ops.validate import MOST_PORTS, check_network, check_spec
+from core.ops.validate import MOST_PORTS, check_spec, check_surroundings
 from core.options import parse_ports
 from core.store.journal import Journal
 from core.store.lock import drop_lock_file, object_lock
@@ -27,19 +27,20 @@ from core.store.lock import drop_lock_file, object_lock
 async def create(ctx: Context, spec: ContainerSpec) -> Container:
     """Make a container, ready to start.
 
-    :raises NotFound: no such image (or network)
+    :raises NotFound: no such image, network, or other container to share with
     :raises InvalidArgument: what and why
     :raises NameTaken: by which container
     """
+    spec = await joins.resolve(ctx, spec)
     image = await ctx.images.get(spec.image)
     argv = command_line(spec, image)
     if spec.publish_all:
         spec = replace(spec, ports=spec.ports + _exposed(spec, image))
     await asyncio.to_thread(check_spec, spec, image.config, argv)  # not here: a dead file server would hold the loop
-    await check_network(ctx, spec)
+    await check_surroundings(ctx, spec)
     cid = make_id()
     layers = tuple(str(path) for path in ctx.images.layer_dirs(image))
-    config = Config(argv, spec.hostname or cid[:12], layers, image.config)
+    config = Config(argv, await joins.hostname(ctx, spec, cid), layers, image.config)
     record = Record(cid, spec.name, image.id, time.time(), spec, config, Saved(State.CREATED))
     # The lock although nobody knows the id yet: a thorough recovery takes a folder without a row and a lock for lost.
     async with object_lock(ctx.inst, cid):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from core.errors import NotFound, WharfError
-from core.model import Container, Healthcheck, Image, Network, PortMapping, State
+from core.model import Container, Healthcheck, Image, Network, State
 from core.ops import records
 from core.ops.context import Context
 from core.ops.health import effective
+from core.ops.inspect_host import bindings, host_config
 from core.units import rfc3339
 
 SECOND = 1_000_000_000  # Docker's durations are nanoseconds
@@ -69,10 +70,11 @@ def container_view(box: Container, config: records.Config, image: Image | None) 
             "WorkingDir": spec.working_dir or config.image.working_dir,
             "Labels": {**config.image.labels, **spec.labels},
             "StopSignal": spec.stop_signal or config.image.stop_signal or "SIGTERM",
+            "StopTimeout": round(spec.stop_timeout),
             "Healthcheck": _health_view(_check(spec.healthcheck, config.image.healthcheck)),
             "ExposedPorts": {port: {} for port in config.image.exposed_ports},
         },
-        "HostConfig": _host_view(box),
+        "HostConfig": host_config(box),
         "GraphDriver": {"Name": "overlay", "Data": {"LowerDir": ":".join(config.layers)}},
         "Mounts": [
             {"Type": m.kind, "Source": m.source, "Destination": m.target, "RW": not m.read_only} for m in spec.mounts
@@ -118,49 +120,6 @@ def _health_view(check: Healthcheck | None) -> dict[str, object] | None:
     }
 
 
-def _host_view(box: Container) -> dict[str, object]:
-    spec, res = box.spec, box.spec.resources
-    return {
-        "NetworkMode": spec.network,
-        "PortBindings": _bindings(spec.ports),
-        "RestartPolicy": {"Name": spec.restart.name, "MaximumRetryCount": spec.restart.max_retries},
-        "AutoRemove": spec.auto_remove,
-        "Memory": res.memory,
-        "MemorySwap": res.memory_swap,
-        "MemoryReservation": res.memory_reservation,
-        "NanoCpus": res.nano_cpus,
-        "CpuShares": res.cpu_shares,
-        "CpuPeriod": res.cpu_period,
-        "CpuQuota": res.cpu_quota,
-        "CpusetCpus": res.cpuset_cpus,
-        "CpusetMems": res.cpuset_mems,
-        "PidsLimit": res.pids_limit,
-        "OomKillDisable": res.oom_kill_disable,
-        "Privileged": spec.privileged,
-        "ReadonlyRootfs": spec.read_only,
-        "CapAdd": list(spec.cap_add),
-        "CapDrop": list(spec.cap_drop),
-        "SecurityOpt": list(spec.security_opt),
-        "Sysctls": dict(spec.sysctls),
-        "Dns": list(spec.dns),
-        "ExtraHosts": list(spec.extra_hosts),
-        "Init": spec.init,
-        "ShmSize": spec.shm_size,
-        "LogConfig": {
-            "Type": "cri",
-            "Config": {"max-size": str(spec.log.max_size), "max-file": str(spec.log.max_files)},
-        },
-    }
-
-
-def _bindings(ports: tuple[PortMapping, ...]) -> dict[str, list[dict[str, str]]]:
-    view: dict[str, list[dict[str, str]]] = {}
-    for port in ports:
-        key = f"{port.container_port}/{port.protocol}"
-        view.setdefault(key, []).append({"HostIp": port.host_ip, "HostPort": str(port.host_port)})
-    return view
-
-
 def _network_settings(box: Container) -> dict[str, object]:
     networks = {
         end.network: {
@@ -177,7 +136,7 @@ def _network_settings(box: Container) -> dict[str, object]:
         "IPAddress": first.get("IPAddress", ""),
         "Gateway": first.get("Gateway", ""),
         "MacAddress": first.get("MacAddress", ""),
-        "Ports": _bindings(box.ports),
+        "Ports": bindings(box.ports),
         "Networks": networks,
     }
 

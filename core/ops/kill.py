@@ -65,7 +65,7 @@ async def end_now(ctx: Context, record: Record, run: client.RunState | None) -> 
     client.signal(run, signals.SIGKILL)
     if record.saved.state is State.PAUSED:
         # A v1 freezer holds even SIGKILL back; thawing after the signal lets it run nothing else.
-        await asyncio.to_thread(cgroups.freeze, ctx.cgroup(record.id), False)
+        await asyncio.to_thread(cgroups.freeze, records.cgroup(ctx, record.id, record), False)
     if not await await_end(ctx, record.id, run, KILL_SECONDS):
         raise Timeout(
             f"{record.name} does not die",

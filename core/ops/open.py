@@ -12,6 +12,7 @@ from core.net import Net
 from core.ops.context import Context, Hub
 from core.ops.create import undo_create
 from core.ops.start import undo_start
+from core.ops.update import undo_update
 from core.store.db import Store
 from core.store.paths import find_instance
 
@@ -35,5 +36,8 @@ async def open_context(root: Path | None, run: Path | None) -> Context:
     async def start_undo(cid: str) -> None:
         await undo_start(ctx, cid)
 
-    ctx.undos = {"create.undo": create_undo, "start.undo": start_undo}
+    async def update_undo(cid: str) -> None:
+        await undo_update(ctx, cid)
+
+    ctx.undos = {"create.undo": create_undo, "start.undo": start_undo, "update.undo": update_undo}
     return ctx

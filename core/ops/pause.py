@@ -36,6 +36,6 @@ async def _freeze(ctx: Context, ref: str, on: bool, before: State, after: State)
             raise Conflict(
                 f"cannot {verb} {record.name}", f"it is {record.saved.state.value}, not {before.value}", object_id=cid
             )
-        await asyncio.to_thread(cgroups.freeze, ctx.cgroup(cid), on)
+        await asyncio.to_thread(cgroups.freeze, records.cgroup(ctx, cid, record), on)
         await records.save(ctx, cid, replace(record.saved, state=after))
     ctx.tell("container", verb, cid, name=record.name, image=record.spec.image)

@@ -113,6 +113,13 @@ async def find(ctx: Context, ref: str) -> Record:
     return _decode(rows[0])
 
 
+async def find_or_none(ctx: Context, cid: str) -> Record | None:
+    try:
+        return await find(ctx, cid)
+    except NotFound:
+        return None
+
+
 async def insert(ctx: Context, record: Record, first: Callable[[], None] | None = None) -> None:
     """Add a row.
 
@@ -145,6 +152,17 @@ async def save(ctx: Context, cid: str, saved: Saved) -> None:
     await ctx.store.disk.run(work)
 
 
+async def save_spec(ctx: Context, cid: str, spec: ContainerSpec) -> None:
+    """Replace the specification column."""
+    text = _dump(spec)
+
+    def work() -> None:
+        with ctx.store.disk.write() as con:
+            con.execute("UPDATE container SET spec = ? WHERE id = ?", (text, cid))
+
+    await ctx.store.disk.run(work)
+
+
 async def delete(ctx: Context, cid: str) -> None:
     def work() -> None:
         with ctx.store.disk.write() as con:
@@ -156,6 +174,12 @@ async def delete(ctx: Context, cid: str) -> None:
 def names_using(ctx: Context, image_id: str) -> list[str]:
     """Names of the containers made from an image; for the database's thread."""
     return [row["name"] for row in ctx.store.disk.read("SELECT name FROM container WHERE image = ?", (image_id,))]
+
+
+def cgroup(ctx: Context, cid: str, record: Record | None) -> str:
+    """The container's cgroup, relative to each hierarchy's root; where its row is gone, the usual one."""
+    parent = record.spec.cgroup_parent if record else ""
+    return f"{parent or ctx.inst.cgroup}/{cid}"
 
 
 def observe(ctx: Context, record: Record) -> tuple[Saved, client.RunState | None]:

@@ -95,6 +95,8 @@ async def _sweep(ctx: Context, failed: list[str]) -> None:
     pids = {}
     for record in await records.every(ctx):
         saved, run = records.observe(ctx, record)
+        if record.spec.cgroup_parent and cgroups.exists(records.cgroup(ctx, record.id, record)):
+            claims.setdefault(record.id, set()).add("cgroup")  # not where the others are
         if run is not None and client.alive(run):
             pids[record.id] = run.pid
         if saved.state.live or saved.state is State.RESTARTING or claims.get(record.id) == {"folder"}:
@@ -136,16 +138,13 @@ def _claims(ctx: Context) -> dict[str, set[str]]:
 
 async def _sweep_one(ctx: Context, cid: str) -> None:
     """Release everything of a container that does not run; its lock is held."""
-    try:
-        record = await records.find(ctx, cid)
-    except NotFound:
-        record = None
+    record = await records.find_or_none(ctx, cid)
     if record is not None:
         state = records.observe(ctx, record)[0].state
         if state.live or state is State.RESTARTING:
             return
-    await asyncio.to_thread(cgroups.kill, ctx.cgroup(cid))
-    await release(ctx, cid)
+    await asyncio.to_thread(cgroups.kill, records.cgroup(ctx, cid, record))
+    await release(ctx, cid, record)
     if record is None:
         rename_away(ctx.inst, ctx.inst.container_dir(cid))
         drop_lock_file(ctx.inst, cid)

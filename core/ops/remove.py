@@ -30,7 +30,7 @@ async def remove(ctx: Context, ref: str, *, force: bool = False) -> None:
                 )
             await end_now(ctx, record, run)
             # Whatever the monitor got to: nothing of it may outlive the row.
-            await release(ctx, cid)
+            await release(ctx, cid, record)
             try:
                 record, _ = await settle(ctx, cid)
             except NotFound:

@@ -34,7 +34,7 @@ async def settle(ctx: Context, cid: str) -> tuple[Record, client.RunState | None
         return replace(record, saved=saved), run
     held = saved.state != record.saved.state or ctx.inst.container_run(cid).exists()
     if held:
-        await release(ctx, cid)
+        await release(ctx, cid, record)
         saved = replace(saved, endpoints=(), ports=())
     if saved != record.saved:
         await records.save(ctx, cid, saved)
@@ -45,22 +45,27 @@ async def settle(ctx: Context, cid: str) -> tuple[Record, client.RunState | None
     return record, None
 
 
-async def release(ctx: Context, cid: str) -> None:
+async def release(ctx: Context, cid: str, record: Record | None) -> None:
     """Give back network, cgroup and run folder of a container that does not run. Idempotent; goes on after errors.
 
+    :param record: None where the row is gone
     :raises WharfError: the first failure, after everything else was tried
     """
+    group = records.cgroup(ctx, cid, record)
     failed: list[Exception] = []
     try:
         await ctx.net.detach(cid)
     except (WharfError, OSError) as error:
         failed.append(error)
     try:
-        if cgroups.exists(ctx.cgroup(cid)):  # its monitor has removed it, unless that was killed
-            await asyncio.to_thread(cgroups.remove, ctx.cgroup(cid))
+        if cgroups.exists(group):  # its monitor has removed it, unless that was killed
+            if record is not None and record.spec.pid != "private":
+                # The kernel ends the rest of a pid namespace with its first process; here nobody has done it yet.
+                await asyncio.to_thread(cgroups.kill, group)
+            await asyncio.to_thread(cgroups.remove, group)
     except (WharfError, OSError) as error:
         failed.append(error)
-    ctx.sampler.forget(ctx.cgroup(cid))
+    ctx.sampler.forget(group)
     forget_run(ctx, cid)
     if failed:
         raise failed[0]

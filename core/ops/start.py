@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from core import cgroups
@@ -16,7 +14,7 @@ from core.errors import Conflict, PortTaken
 from core.kernel.process import boot_id
 from core.model import Container, EndpointInfo, PortMapping, State
 from core.net import Published
-from core.ops import bundle, records
+from core.ops import bundle, joins, records
 from core.ops.context import Context
 from core.ops.records import Record, Saved
 from core.ops.settle import release, settle
@@ -63,13 +61,16 @@ async def _bring_up(ctx: Context, record: Record, attach: socket.socket | None) 
         journal.step("start.undo", cid)
         with ExitStack() as held:
             wiring = await wire(ctx, record, held)
-            launch = await asyncio.to_thread(bundle.write, ctx, record, wiring.endpoints)
+            joined = await joins.open_joined(ctx, record.spec, held)
+            launch = await asyncio.to_thread(bundle.write, ctx, record, wiring.endpoints, joined.paths)
             # The monitor gets copies of these descriptors and holds them for as long as the container runs, restarts
             # included; ours are closed at the end of this block.
             started = await client.launch(
                 ctx.inst,
                 launch,
                 netns_fd=wiring.netns,
+                joined=joined.fds,
+                shm_fd=joined.shm,
                 attach=attach,
                 hold=[sock.fileno() for sock in wiring.reservations],
             )
@@ -94,7 +95,8 @@ async def wire(ctx: Context, record: Record, held: ExitStack) -> Wiring:
         held.callback(os.close, fd)
         return Wiring(fd)
     if mode == "container":
-        return Wiring(held.enter_context(await _joined(ctx, other)))
+        _, fds = await joins.open_namespaces(ctx, other, ("network",), held)
+        return Wiring(fds["network"])
     attachment = await ctx.net.attach(mode, record.id)
     held.callback(os.close, attachment.netns_fd)
     if not record.spec.ports:
@@ -121,27 +123,6 @@ async def _publish(ctx: Context, record: Record, ip: str) -> Published:
             await asyncio.sleep(0.02)
 
 
-async def _joined(ctx: Context, ref: str) -> contextlib.AbstractContextManager[int]:
-    """The network namespace of another container. :raises Conflict: it does not run"""
-    record = await records.find(ctx, ref)
-    saved, run = records.observe(ctx, record)
-    if run is None or not saved.state.live:
-        raise Conflict(f"cannot join the network of {record.name}", f"it is {saved.state.value}", "Start it first")
-    return _namespace(run)
-
-
-@contextmanager
-def _namespace(run: client.RunState) -> Iterator[int]:
-    fd = os.open(f"/proc/{run.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        # After opening: a pid that was reused meanwhile would have given us a stranger's namespace.
-        if not client.alive(run):
-            raise Conflict("cannot join the network", "the other container has just ended", "Start it first")
-        yield fd
-    finally:
-        os.close(fd)
-
-
 async def undo_start(ctx: Context, cid: str) -> None:
     """End whatever a broken start has brought up, and release it. Idempotent."""
     run = client.read_state(ctx.inst, cid)
@@ -149,5 +130,6 @@ async def undo_start(ctx: Context, cid: str) -> None:
         await client.tell_stopping(ctx.inst, cid)
         client.signal(run, 9)
         await client.wait_pid(run, 10.0)
-    await asyncio.to_thread(cgroups.kill, ctx.cgroup(cid))
-    await release(ctx, cid)
+    record = await records.find_or_none(ctx, cid)
+    await asyncio.to_thread(cgroups.kill, records.cgroup(ctx, cid, record))
+    await release(ctx, cid, record)

@@ -27,7 +27,7 @@ async def stats(ctx: Context, refs: Sequence[str] | None) -> list[Sample]:
     samples = []
     for record, saved in live:
         with contextlib.suppress(NotFound):  # it has ended this very moment
-            counters = ctx.sampler.read(ctx.cgroup(record.id))
+            counters = ctx.sampler.read(records.cgroup(ctx, record.id, record))
             pairs = [traffic.get(end.interface, (0, 0)) for end in saved.endpoints]
             samples.append(
                 Sample(

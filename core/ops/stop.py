@@ -53,7 +53,7 @@ async def _ask(ctx: Context, record: Record, run: client.RunState, patience: flo
     await client.tell_stopping(ctx.inst, record.id)
     client.signal(run, parse_signal(name))
     if record.saved.state is State.PAUSED:
-        await asyncio.to_thread(cgroups.freeze, ctx.cgroup(record.id), False)
+        await asyncio.to_thread(cgroups.freeze, records.cgroup(ctx, record.id, record), False)
     with contextlib.suppress(WharfError):  # a full disk must not keep a container from being stopped
         # With the moment until which we will wait: where this process is killed or gives up, `recover` ends it then.
         saved = replace(record.saved, state=State.STOPPING, stop_by=time.time() + patience)

@@ -12,28 +12,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from core.errors import InvalidArgument, NotFound
-from core.model import ContainerSpec, ImageConfig, Mount, Resources
+from core.cgroups.layout import check_path
+from core.errors import InvalidArgument, NotFound, Unsupported
+from core.model import ContainerSpec, ImageConfig, Mount
 from core.names import check_name
 from core.net import names
 from core.net.ports import check as check_ports
-from core.ops import records
+from core.ops.check_limits import MOST, check_limits
 from core.ops.context import Context
 from core.ops.health import effective
 from core.ops.kill import parse_signal
 from core.runtime import seccomp
 from core.runtime import spec as oci
+from core.runtime.mounts import PROPAGATION, clean_path
 from core.store.codec import to_plain
 
-MIN_MEMORY = 6 * 1024 * 1024  # bytes; below it a start fails in confusing ways (Docker has the same floor)
 MOST_PORTS = 500  # each is a descriptor here, in the launcher and in the monitor; 1024 is a usual limit
-_MOST = 1 << 62  # of any count of bytes or microseconds
 _YEARS = 10 * 365 * 86400.0  # seconds
 _LABEL = "[a-zA-Z0-9_](?:[a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?"
 _HOSTNAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")  # RFC 1123, and the underscore that Compose's names have
 _HOSTNAME_MOST = 64  # sethostname(2)
-_CPUS = re.compile(r"[0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}(-[0-9]{1,5})?)*")
-_PROPAGATION = tuple("private rprivate slave rslave shared rshared".split())
 _BIND_OPTIONS = frozenset(
     "ro rw suid dev exec bind rbind nosuid nodev noexec noatime relatime strictatime nodiratime nosymfollow".split()
 )
@@ -44,15 +42,17 @@ _TMPFS_KEYS = {
     "mode": r"[0-7]{1,4}",
     "uid": r"[0-9]{1,10}",
     "gid": r"[0-9]{1,10}",
+    "mpol": r"[a-z]{1,16}(=[a-z]{1,16})?(:[0-9,-]{1,256})?",
 }
 
 
-async def check_network(ctx: Context, spec: ContainerSpec) -> None:
-    """:raises NotFound: no such network, or no container to share one with"""
-    mode, _, other = spec.network.partition(":")
-    if mode == "container":
-        await records.find(ctx, other)
-    elif spec.network not in ("none", "host", "bridge"):
+async def check_surroundings(ctx: Context, spec: ContainerSpec) -> None:
+    """:raises NotFound: no such network :raises InvalidArgument: a parent cgroup that is kept for containers"""
+    if f"{spec.cgroup_parent}/".startswith(f"{ctx.inst.cgroup}/"):
+        raise InvalidArgument(
+            f"invalid parent cgroup {spec.cgroup_parent!r}", "the engine keeps its own containers there", "Drop it"
+        )
+    if spec.network not in ("none", "host", "bridge") and not spec.network.startswith("container:"):
         known = [net.name for net in await ctx.net.describe()]
         if spec.network not in known:
             raise NotFound(f"no such network: {spec.network}", "there are " + ", ".join(known), "`wharf network ls`")
@@ -75,8 +75,9 @@ def check_spec(spec: ContainerSpec, image: ImageConfig, argv: Sequence[str]) -> 
     if "" in spec.labels:
         raise InvalidArgument("invalid label", "its name is empty", "Write it like key=value")
     _check_life(spec, image)
-    _check_resources(spec.resources)
-    if not 0 < spec.shm_size < _MOST:
+    _check_house(spec)
+    check_limits(spec.resources)
+    if not 0 < spec.shm_size < MOST:
         raise InvalidArgument(f"invalid size of /dev/shm: {spec.shm_size}", "it is not positive", "Say --shm-size 64m")
     _check_ports(spec)
     _check_mounts(spec.mounts)
@@ -121,6 +122,14 @@ def _check_life(spec: ContainerSpec, image: ImageConfig) -> None:
         parse_signal(signal)
     if not 0 <= spec.stop_timeout <= _YEARS:  # false for NaN as well
         raise InvalidArgument(f"invalid stop timeout {spec.stop_timeout:g}", "it is not a number of seconds", "Say 10")
+    check_restart(spec)
+    if spec.log.max_size < 0 or spec.log.max_files < 1:
+        raise InvalidArgument("invalid log options", "there is at least one file, of 0 (no limit) or more bytes", "")
+    effective(spec.healthcheck, image.healthcheck)
+
+
+def check_restart(spec: ContainerSpec) -> None:
+    """:raises InvalidArgument: no such policy, or one that contradicts another option"""
     policy = spec.restart
     if policy.name not in ("no", "always", "unless-stopped", "on-failure") or policy.max_retries < 0:
         raise InvalidArgument(
@@ -132,55 +141,22 @@ def _check_life(spec: ContainerSpec, image: ImageConfig) -> None:
         raise InvalidArgument(
             "removal at the end and restarts contradict each other", "one removes what the other starts", "Drop one"
         )
-    if spec.log.max_size < 0 or spec.log.max_files < 1:
-        raise InvalidArgument("invalid log options", "there is at least one file, of 0 (no limit) or more bytes", "")
-    effective(spec.healthcheck, image.healthcheck)
 
 
-def _check_resources(limits: Resources) -> None:
-    if 0 < limits.memory < MIN_MEMORY:
-        raise InvalidArgument(f"memory limit of {limits.memory} bytes", "the least is 6m", "Give --memory 6m or more")
-    _within("memory limit", limits.memory, 0, _MOST)
-    _within("memory reservation", limits.memory_reservation, 0, limits.memory or _MOST)
-    _within("limit of memory and swap", limits.memory_swap, -1, _MOST)
-    if limits.memory_swap > 0 and not 0 < limits.memory <= limits.memory_swap:
+def _check_house(spec: ContainerSpec) -> None:
+    """Who runs it, and under which roof."""
+    if spec.runtime:
+        raise Unsupported(f"cannot use runtime {spec.runtime!r}", "the engine's own is the only one", "Drop --runtime")
+    if spec.userns not in ("", "host", "auto", "remap"):
+        raise InvalidArgument(f"invalid --userns {spec.userns!r}", "it is host, auto or remap", "Say host")
+    if spec.userns not in ("", "host"):
+        raise Unsupported(f"cannot use user namespace {spec.userns!r}", "containers use the host's", "Drop --userns")
+    if not -1000 <= spec.oom_score_adj <= 1000:
         raise InvalidArgument(
-            "invalid limit of memory and swap", "it holds the memory too, whose limit is missing or larger", "Raise it"
+            f"invalid OOM score {spec.oom_score_adj}", "it is not between -1000 and 1000", "Say 0 for neither"
         )
-    if limits.nano_cpus and (limits.cpu_period or limits.cpu_quota):
-        raise InvalidArgument("--cpus and --cpu-quota contradict each other", "--cpus sets the quota", "Give one")
-    _within("number of CPUs in billionths", limits.nano_cpus, 10_000_000, 10**15, or_zero=True)
-    _within("CPU period", limits.cpu_period, 1_000, 1_000_000, or_zero=True)
-    if limits.cpu_quota != -1:
-        _within("CPU quota", limits.cpu_quota, 1_000, _MOST, or_zero=True)
-    _within("CPU shares", limits.cpu_shares, 2, 262_144, or_zero=True)
-    _within("limit of processes", limits.pids_limit, -1, 1 << 22)
-    _check_set("CPUs", limits.cpuset_cpus, Path("/sys/devices/system/cpu/online"))
-    _check_set("memory nodes", limits.cpuset_mems, Path("/sys/devices/system/node/online"))
-
-
-def _within(what: str, value: int, low: int, high: int, *, or_zero: bool = False) -> None:
-    if not (low <= value <= high or (or_zero and value == 0)):
-        raise InvalidArgument(f"invalid {what}: {value}", f"it is not between {low} and {high}", "Give another")
-
-
-def _check_set(what: str, wanted: str, online: Path) -> None:
-    if not wanted:
-        return
-    if not _CPUS.fullmatch(wanted):
-        raise InvalidArgument(f"invalid list of {what} {wanted[:100]!r}", "it is not like 0-2,4", "Write it so")
-    try:
-        there = online.read_text().strip()
-    except OSError:
-        there = "0"
-    missing = _members(wanted) - _members(there)
-    if missing:
-        raise InvalidArgument(f"there are no {what} {wanted}", f"this host has {there}", "Choose among these")
-
-
-def _members(text: str) -> set[int]:
-    spans = [part.partition("-") for part in text.split(",")]
-    return {number for low, _, high in spans for number in range(int(low), int(high or low) + 1)}
+    if spec.cgroup_parent:
+        check_path(spec.cgroup_parent)
 
 
 def _check_ports(spec: ContainerSpec) -> None:
@@ -208,7 +184,7 @@ def _check_mounts(mounts: Iterable[Mount]) -> None:
     for mount in mounts:
         if mount.kind not in ("bind", "volume", "tmpfs"):
             raise InvalidArgument(f"invalid mount {mount.kind!r}", "kinds are bind, volume and tmpfs", "Choose one")
-        target = oci.clean_path(mount.target)
+        target = clean_path(mount.target)
         if not target.startswith("/") or target == "/":
             raise InvalidArgument(f"invalid mount target {mount.target!r}", "it must be absolute and not /", "")
         if len(os.fsencode(target)) >= 4096 or any(len(os.fsencode(part)) > 255 for part in target.split("/")):
@@ -239,7 +215,7 @@ def _is_option(kind: str, option: str) -> bool:
         key, equals, value = option.partition("=")
         known = key in _TMPFS_KEYS and re.fullmatch(_TMPFS_KEYS[key], value) is not None
         return known if equals else option in _BIND_OPTIONS
-    return option in _BIND_OPTIONS or option in _PROPAGATION
+    return option in _BIND_OPTIONS or option in PROPAGATION
 
 
 def _check_bundle(spec: ContainerSpec, image: ImageConfig, argv: Sequence[str]) -> None:
@@ -257,6 +233,7 @@ def _check_bundle(spec: ContainerSpec, image: ImageConfig, argv: Sequence[str]) 
         cgroup_path="/",
         etc_files={},
         netns="host" if spec.network == "host" else "new",
+        joined=dict.fromkeys(("ipc", "pid", "uts"), "/proc/1/ns/ipc"),
         volumes={mount.source: "/" for mount in spec.mounts if mount.kind == "volume"},
     )
     rules = cast("dict[str, Any]", config["linux"]).get("seccomp")

@@ -16,7 +16,6 @@ from core.kernel.clone import fork_sibling
 from core.runtime import attributes, finish, gate, hooks, mountopts, namespaces, reaper, rootfs, terminal
 from core.runtime.defaults import Json
 from core.runtime.sources import Sources
-from core.runtime.spec import INIT_ANNOTATION
 from core.runtime.task import InitTask, Report
 
 
@@ -44,14 +43,14 @@ def _start(task: InitTask, report: Report) -> NoReturn:
     report.at("joining namespaces")
     joined = namespaces.open_joined(task.config, task.joined)
     # Before anything of the image is touched: no descriptor of the host is left but those we need.
-    keep = {task.report, *joined.values(), *range(3, 3 + task.preserve)} | ({task.gate} if task.gate >= 0 else set())
-    finish.keep_only(task.stdio, keep)
+    keep = {task.report, *joined.values(), *range(3, 3 + task.preserve)}
+    finish.keep_only(task.stdio, keep | {fd for fd in (task.gate, task.shm) if fd >= 0})
     if namespaces.guided(task.config):
         sources = _guide(task, report, joined)
     else:
         namespaces.enter(task, report, joined)
         sources = _open_sources(task, report, None)
-    for fd in joined.values():
+    for fd in (*joined.values(), *({task.shm} - {-1})):
         os.close(fd)
     _inside(task, report, sources)
 
@@ -119,7 +118,7 @@ def _inside(task: InitTask, report: Report, sources: Sources) -> NoReturn:
         gate.wait(task, report)
     # The last of the runtime's steps: the command itself comes next.
     hooks.run_all(config, "startContainer", _state(task, "created"))
-    if annotations.get(INIT_ANNOTATION) == "true":
+    if annotations.get(reaper.INIT_ANNOTATION) == "true":
         reaper.stay(task.stdio is None, report)
     finish.become(own, user, task.seccomp, report, task.preserve)
 

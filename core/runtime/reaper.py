@@ -9,6 +9,8 @@ from typing import NoReturn
 from core.kernel import caps, libc, process
 from core.runtime.task import Report
 
+INIT_ANNOTATION = "io.wharfinger.init"
+
 
 def stay(tty: bool, report: Report) -> None:
     """The child returns from here and becomes the command; this process stays as pid 1.

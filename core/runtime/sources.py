@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from core.errors import StartFailed
-from core.kernel import mount, userns
+from core.kernel import mount, process, resolve, userns
 from core.runtime import defaults, mountopts, namespaces
 from core.runtime.defaults import Json
 from core.runtime.task import InitTask, Report
@@ -65,7 +65,10 @@ class Sources:
         options = mountopts.parse(cast("list[str]", entry.get("options") or []))
         source = os.path.join(self._task.bundle, str(entry.get("source") or ""))
         self._report.at(f"opening {source}")
-        made = mount.clone_tree(source, recursive=options.recursive)
+        if self._task.shm >= 0 and entry["destination"] == "/dev/shm":
+            made = _clone_elsewhere(self._task.shm, "dev/shm")
+        else:
+            made = mount.clone_tree(source, recursive=options.recursive)
         kinds = [kind for kind, _ in options.propagation]
         if mount.MS_SHARED not in kinds:
             # What is mounted inside later must not appear at the source.
@@ -125,3 +128,25 @@ class Sources:
         if home is None:
             return mount.overlay(layers.lower, layers.upper, layers.work)
         return mount.mapped_overlay(layers.lower, layers.upper, layers.work, home)
+
+
+def _clone_elsewhere(namespace: int, path: str) -> int:
+    """A detached copy of a mount in another mount namespace.
+
+    The kernel copies mounts of the caller's own namespace alone: /proc/PID/root/… leads to it, but it cannot be bound
+    from there. So this process, which has one thread, goes there and comes back. That changes its folder.
+    """
+    home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    process.setns(namespace, process.CLONE_NEWNS)
+    try:
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        # It is the other container's tree: no link in it may say what is shared.
+        how = resolve.IN_ROOT | resolve.NO_SYMLINKS
+        place = resolve.open_in_root(root, path, os.O_PATH | os.O_DIRECTORY, resolve=how)
+        made = mount.clone_tree(place)
+        os.close(place)
+        os.close(root)
+        return made
+    finally:
+        process.setns(home, process.CLONE_NEWNS)
+        os.close(home)

@@ -1,7 +1,7 @@
 """From what the user asked for and what the image says to an OCI ``config.json`` (runtime-spec 1.2).
 
 Everything that init does is written there, so that any OCI runtime could run the bundle. What the specification has
-no field for is an annotation (``io.wharfinger.*``): the user's words where they are not numbers, and ``init``.
+no field for is an annotation (``io.wharfinger.*``): users and groups by name, and ``init``.
 """
 
 from __future__ import annotations
@@ -9,29 +9,25 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 from core.errors import InvalidArgument
 from core.kernel import caps
-from core.model.container import ContainerSpec, ExecSpec, Mount
+from core.model.container import ContainerSpec, ExecSpec
 from core.model.image import ImageConfig
-from core.runtime import defaults, seccomp
+from core.runtime import defaults, nodes, seccomp, spaces
 from core.runtime.defaults import Json
-from core.runtime.limits import resources, rlimits
-from core.runtime.user import USER_ANNOTATION, check_user
+from core.runtime.limits import oom_score_adj, resources, rlimits
+from core.runtime.mounts import clean_path, mounts, root_propagation
+from core.runtime.reaper import INIT_ANNOTATION
+from core.runtime.security import Security, capabilities, capability_sets
+from core.runtime.security import parse as parse_security
+from core.runtime.user import GROUPS_ANNOTATION, USER_ANNOTATION, check_user
 
-INIT_ANNOTATION = "io.wharfinger.init"
-_NAMESPACED_SYSCTLS = ("kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.", "net.")
-_SECURITY: dict[str, tuple[str, ...]] = {  # option → its values; none listed: a path
-    "no-new-privileges": ("", "true", "false", "1", "0"),
-    "seccomp": (),
-    "systempaths": ("unconfined",),
-}
-_SYSCTL = re.compile(r"[a-z][a-zA-Z0-9_-]*(\.[a-zA-Z0-9_-]+)+")
-_RESERVED = ("/proc", "/sys", "/dev", "/dev/pts", "/dev/console")
+OUR_ANNOTATIONS = "io.wharfinger."
+_UMASK = re.compile(r"[0-7]{1,4}")
 
 
 def build_config(
@@ -45,28 +41,33 @@ def build_config(
     cgroup_path: str,
     etc_files: Mapping[str, str],
     netns: str,
+    joined: Mapping[str, str] | None = None,
     volumes: Mapping[str, str] | None = None,
 ) -> Json:
     """The OCI configuration of a container.
 
     :param etc_files: container path → host path of the files that are bind mounted (/etc/hosts …)
     :param netns: ``new``, ``host``, or the path of a network namespace to join
+    :param joined: kind → path of each other namespace that is another container's
     :param volumes: volume name → host folder
     :raises InvalidArgument: a value that no container can have
     """
-    security = _security_options(spec)
-    capabilities = _capabilities(spec)
+    spaces.check(spec)
+    security = parse_security(spec)
+    names = capabilities(spec)
+    namespaces = spaces.namespaces(spec, netns, joined or {})
     config: Json = {
         "ociVersion": "1.2.0",
-        "process": _process(spec, image, argv, hostname, capabilities, "no-new-privileges" in security),
+        "process": _process(spec, image, argv, hostname, names, security),
         "root": {"path": rootfs, "readonly": spec.read_only},
-        "hostname": hostname,
-        "mounts": _mounts(spec, etc_files, volumes or {}),
-        "linux": _linux(spec, cgroup_path, netns, capabilities, security),
+        "mounts": mounts(spec, etc_files, volumes or {}, joined or {}, security.writable_cgroups),
+        "linux": _linux(spec, cgroup_path, namespaces, netns, names, security),
         "annotations": _annotations(spec, image, cid),
     }
-    if spec.domainname:
-        config["domainname"] = spec.domainname
+    if spaces.mode(spec, "uts")[0] == "private":
+        config["hostname"] = hostname  # else it would be given to whoever's namespace that is
+        if spec.domainname:
+            config["domainname"] = spec.domainname
     return config
 
 
@@ -79,15 +80,16 @@ def write_bundle(folder: Path, config: Json, cache: Path | None = None) -> str:
     """
     filter_path = folder / "seccomp.bpf"
     rules = cast(Json, config["linux"]).get("seccomp")
-    _replace(folder / "config.json", json.dumps(config).encode())
+    replace_file(folder / "config.json", json.dumps(config).encode())
     if rules is None:
         filter_path.unlink(missing_ok=True)
         return ""
-    _replace(filter_path, seccomp.compiled(cast("dict[str, object]", rules), cache))
+    replace_file(filter_path, seccomp.compiled(cast("dict[str, object]", rules), cache))
     return str(filter_path)
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file of a bundle, whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(content)
     temporary.chmod(0o600)
@@ -110,45 +112,69 @@ def exec_process(spec: ExecSpec, config: Json) -> Json:
         "args": list(spec.argv),
         "env": _merge_env(cast("list[str]", own["env"]), spec.env, tty=spec.tty),
         "cwd": _working_dir(spec.working_dir) if spec.working_dir else own["cwd"],
-        "user": _user(spec.user) if spec.user else own["user"],
-        "annotations": {USER_ANNOTATION: spec.user or annotations.get(USER_ANNOTATION, "")},
+        # Groups and umask are the container's, whoever runs the command.
+        "user": {**cast(Json, own["user"]), **_ids(spec.user)} if spec.user else own["user"],
+        "annotations": {
+            USER_ANNOTATION: spec.user or annotations.get(USER_ANNOTATION, ""),
+            GROUPS_ANNOTATION: annotations.get(GROUPS_ANNOTATION, ""),
+        },
     }
     if spec.privileged:
-        process["capabilities"] = _capability_sets(caps.bounding())
+        process["capabilities"] = capability_sets(caps.bounding())
     return process
 
 
 def _annotations(spec: ContainerSpec, image: ImageConfig, cid: str) -> dict[str, str]:
-    found = {"io.wharfinger.id": cid, USER_ANNOTATION: spec.user or image.user}
+    for name in spec.annotations:
+        if not name or name.startswith(OUR_ANNOTATIONS):
+            raise InvalidArgument(f"invalid annotation {name!r}", f"{OUR_ANNOTATIONS}… is the engine's", "Rename it")
+    found = {**spec.annotations, "io.wharfinger.id": cid, USER_ANNOTATION: spec.user or image.user}
+    if names := [word for word in spec.group_add if not word.isdecimal()]:
+        found[GROUPS_ANNOTATION] = ",".join(names)
     if spec.init:
         found[INIT_ANNOTATION] = "true"
     return found
 
 
 def _process(
-    spec: ContainerSpec,
-    image: ImageConfig,
-    argv: Sequence[str],
-    hostname: str,
-    capabilities: list[str],
-    no_new_privileges: bool,
+    spec: ContainerSpec, image: ImageConfig, argv: Sequence[str], hostname: str, names: list[str], security: Security
 ) -> Json:
     env = _merge_env([defaults.PATH, f"HOSTNAME={hostname}"], (*image.env, *spec.env), tty=spec.tty)
     process: Json = {
         "terminal": spec.tty,
-        "user": _user(spec.user or image.user),
+        "user": _user(spec, image),
         "args": list(argv),
         "env": env,
         "cwd": _working_dir(spec.working_dir or image.working_dir or "/"),
-        "capabilities": _capability_sets(capabilities),
-        "noNewPrivileges": no_new_privileges,
+        "capabilities": capability_sets(names),
+        "noNewPrivileges": security.no_new_privileges,
         "rlimits": rlimits(spec.ulimits),
     }
-    return process
+    score = oom_score_adj(spec.oom_score_adj)
+    more = {"oomScoreAdj": score, "apparmorProfile": security.apparmor, "selinuxLabel": security.process_label}
+    return {**process, **{key: value for key, value in more.items() if value not in (None, "")}}
 
 
-def _user(text: str) -> Json:
-    """``process.user`` as far as it is known before the image is mounted; init does the rest by the annotation."""
+def _user(spec: ContainerSpec, image: ImageConfig) -> Json:
+    """``process.user`` as far as it is known before the image is mounted; init does the rest by the annotations."""
+    user = _ids(spec.user or image.user)
+    if spec.umask:
+        if not _UMASK.fullmatch(spec.umask):
+            raise InvalidArgument(f"invalid umask {spec.umask!r}", "it is not octal", "Write it like 0022")
+        user["umask"] = int(spec.umask, 8)
+    numbers = []
+    for word in spec.group_add:
+        if not word or "," in word:
+            raise InvalidArgument(f"invalid group {word[:100]!r}", "it is no name and no number", "Write it like 44")
+        check_user(f"0:{word}")
+        if word.isdecimal():
+            numbers.append(int(word))
+    if numbers:
+        user["additionalGids"] = numbers
+    return user
+
+
+def _ids(text: str) -> Json:
     uid, gid = check_user(text)
     return {"uid": uid or 0, "gid": gid or 0}
 
@@ -157,11 +183,6 @@ def _working_dir(path: str) -> str:
     if not path.startswith("/"):
         raise InvalidArgument(f"invalid working directory {path!r}", "it is not absolute", "Begin it with /")
     return clean_path(path)
-
-
-def clean_path(path: str) -> str:
-    """``path`` without ``.``, ``..`` and doubled slashes; ``normpath`` keeps two at the front, as POSIX allows."""
-    return "/" + os.path.normpath(path).lstrip("/") if path.startswith("/") else os.path.normpath(path)
 
 
 def _merge_env(base: Sequence[str], more: Sequence[str], *, tty: bool) -> list[str]:
@@ -189,179 +210,29 @@ def check_env(env: Sequence[str]) -> None:
             )
 
 
-def _capability_sets(names: Sequence[str]) -> Json:
-    # No inheritable and no ambient ones: they would pass to every program started (CVE-2022-24769).
-    ordered = list(names)
-    return {"bounding": ordered, "effective": ordered, "permitted": ordered}
-
-
-def _capabilities(spec: ContainerSpec) -> list[str]:
-    available = caps.bounding()
-    if spec.privileged:
-        return available
-    wanted = set(defaults.CAPABILITIES)
-    dropped = {_capability(name) for name in spec.cap_drop}
-    added = {_capability(name) for name in spec.cap_add}
-    wanted = set() if "ALL" in dropped else wanted - dropped
-    if "ALL" in added:
-        return [name for name in available if name not in dropped]
-    missing = sorted(added - set(available))
-    if missing:
-        raise InvalidArgument(
-            f"cannot add {', '.join(missing)}", "this process does not have it itself", "Leave it out of --cap-add"
-        )
-    return [name for name in available if name in wanted | added]
-
-
-def _capability(name: str) -> str:
-    full = name.upper()
-    if full == "ALL":
-        return full
-    full = full if full.startswith("CAP_") else f"CAP_{full}"
-    if full not in caps.NUMBERS:
-        raise InvalidArgument(f"unknown capability {name!r}", "capabilities(7) lists them", "Write it like NET_ADMIN")
-    return full
-
-
-def _security_options(spec: ContainerSpec) -> dict[str, str]:
-    """``no-new-privileges``, ``seccomp=…``, ``systempaths=unconfined``. :raises InvalidArgument:"""
-    options: dict[str, str] = {}
-    for text in spec.security_opt:
-        name, _, value = text.replace(":", "=", 1).partition("=")
-        if name not in _SECURITY:
-            raise InvalidArgument(
-                f"unsupported security option {text!r}", f"known are {', '.join(_SECURITY)}", "Leave it out"
-            )
-        if _SECURITY[name] and value not in _SECURITY[name]:
-            # A word half understood would leave the container with less protection than asked for, or with more.
-            raise InvalidArgument(
-                f"invalid security option {text!r}",
-                f"{name} takes {', '.join(word for word in _SECURITY[name] if word)}",
-                "Write it so",
-            )
-        if name == "no-new-privileges" and value in ("false", "0"):
-            continue
-        if name == "seccomp" and value != "unconfined" and not value.startswith("/"):
-            raise InvalidArgument(
-                f"invalid security option {text!r}", "it names no absolute path", "Write seccomp=/path/to/profile.json"
-            )
-        options[name] = value
-    return options
-
-
-def _mounts(spec: ContainerSpec, etc_files: Mapping[str, str], volumes: Mapping[str, str]) -> list[Json]:
-    mounts = defaults.mounts(spec.shm_size)
-    if spec.privileged:
-        for mount in mounts:
-            options = cast("list[str]", mount["options"])
-            mount["options"] = [option for option in options if option != "ro"]
-    named = {clean_path(mount.target) for mount in spec.mounts}
-    mounts = [mount for mount in mounts if mount["destination"] not in named]
-    # Fewest components first: /data before /data/cache, whatever order the user gave.
-    for wanted in sorted(spec.mounts, key=lambda mount: clean_path(mount.target).count("/")):
-        mounts.append(_mount(wanted, volumes))
-    for target, source in etc_files.items():
-        if target not in named:
-            mounts.append({"destination": target, "type": "bind", "source": source, "options": ["bind", "rprivate"]})
-    return mounts
-
-
-def _mount(mount: Mount, volumes: Mapping[str, str]) -> Json:
-    target = clean_path(mount.target)
-    if target in _RESERVED or target.startswith("/proc/") or not target.startswith("/") or target == "/":
-        # Something else on /proc would receive what init writes there (CVE-2019-16884, CVE-2023-27561).
-        raise InvalidArgument(
-            f"cannot mount on {mount.target}", "init needs that place itself", "Choose another target"
-        )
-    if mount.kind == "tmpfs":
-        options = ["nosuid", "nodev", "noexec", *mount.options, *(["ro"] if mount.read_only else [])]
-        return {"destination": target, "type": "tmpfs", "source": "tmpfs", "options": options}
-    source = volumes.get(mount.source, "") if mount.kind == "volume" else mount.source
-    if not source.startswith("/"):
-        raise InvalidArgument(f"cannot mount {mount.source!r}", "it is neither a volume nor an absolute path", "")
-    # Everything below as well: a read-only volume must not have a writable corner.
-    options = ["rbind", *(mount.options or ("rprivate",)), *(["ro", "rro"] if mount.read_only else [])]
-    return {"destination": target, "type": "bind", "source": source, "options": options}
-
-
 def _linux(
-    spec: ContainerSpec, cgroup_path: str, netns: str, capabilities: list[str], security: Mapping[str, str]
+    spec: ContainerSpec, cgroup_path: str, namespaces: list[Json], netns: str, names: list[str], security: Security
 ) -> Json:
-    namespaces: list[Json] = [{"type": kind} for kind in ("pid", "mount", "uts", "ipc", "cgroup")]
-    if netns == "new":
-        namespaces.append({"type": "network"})
-    elif netns != "host":
-        namespaces.append({"type": "network", "path": netns})
-    open_paths = spec.privileged or security.get("systempaths") == "unconfined"
     linux: Json = {
         "namespaces": namespaces,
         "cgroupsPath": cgroup_path,
         "resources": resources(spec),
-        "sysctl": _sysctls(spec.sysctls, netns),
-        "maskedPaths": [] if open_paths else [*defaults.MASKED, *_thermal_throttle()],
-        "readonlyPaths": [] if open_paths else list(defaults.READONLY),
-        "rootfsPropagation": _propagation(spec.mounts),
+        "sysctl": spaces.sysctls(spec, netns),
+        "maskedPaths": [] if security.open_paths else [*defaults.MASKED, *_thermal_throttle()],
+        "readonlyPaths": [] if security.open_paths else list(defaults.READONLY),
+        "rootfsPropagation": root_propagation(spec.mounts),
     }
-    if spec.privileged:
-        linux["devices"] = _host_devices()
-    if not spec.privileged and security.get("seccomp") != "unconfined":
-        linux["seccomp"] = _seccomp(security.get("seccomp", ""), capabilities)
+    if made := nodes.nodes(spec):
+        linux["devices"] = made
+    if security.mount_label:
+        linux["mountLabel"] = security.mount_label
+    # A privileged container has no filter, unless a profile was named for it.
+    if security.seccomp.startswith("/") or not (spec.privileged or security.seccomp):
+        linux["seccomp"] = seccomp.rules_for(security.seccomp, names)
     return linux
-
-
-def _propagation(mounts: Sequence[Mount]) -> str:
-    """Of the root: a volume that hears of new mounts, or tells of them, would be cut off by a private one."""
-    words = {option for mount in mounts for option in mount.options}
-    if words & {"shared", "rshared"}:
-        return "shared"
-    return "rslave" if words & {"slave", "rslave"} else "rprivate"
 
 
 def _thermal_throttle() -> list[str]:
     # Reading these tells containers of each other's load (moby's default list, one per CPU).
     base = Path("/sys/devices/system/cpu")
     return sorted(str(path) for path in base.glob("cpu[0-9]*/thermal_throttle"))
-
-
-def _seccomp(profile_path: str, capabilities: list[str]) -> dict[str, object]:
-    return seccomp.rules_for(profile_path, capabilities)
-
-
-def _sysctls(wanted: Mapping[str, str], netns: str) -> dict[str, str]:
-    for name, value in wanted.items():
-        if not name.startswith(_NAMESPACED_SYSCTLS) or not _SYSCTL.fullmatch(name):
-            raise InvalidArgument(
-                f"cannot set sysctl {name}", "it belongs to the whole host, not to a namespace", "Set it on the host"
-            )
-        if name.startswith("net.") and netns == "host":
-            raise InvalidArgument(f"cannot set sysctl {name}", "the container uses the host's network", "Drop it")
-        if "\0" in value or "\n" in value:
-            raise InvalidArgument(f"cannot set sysctl {name}", "its value has more than one line", "Give one word")
-    return dict(wanted)
-
-
-def _host_devices() -> list[Json]:
-    """Every device node below the host's /dev, for a privileged container."""
-    made = {name for name, _, _ in defaults.DEVICES} | {"console", "ptmx"}
-    found: list[Json] = []
-    for folder, subfolders, files in os.walk("/dev"):
-        if folder == "/dev":
-            subfolders[:] = [name for name in subfolders if name not in ("pts", "shm", "mqueue", "fd")]
-        for name in files:
-            path = os.path.join(folder, name)
-            status = os.lstat(path)
-            is_char = stat.S_ISCHR(status.st_mode)
-            if not (is_char or stat.S_ISBLK(status.st_mode)) or (folder == "/dev" and name in made):
-                continue
-            found.append(
-                {
-                    "path": path,
-                    "type": "c" if is_char else "b",
-                    "major": os.major(status.st_rdev),
-                    "minor": os.minor(status.st_rdev),
-                    "fileMode": stat.S_IMODE(status.st_mode),
-                    "uid": status.st_uid,
-                    "gid": status.st_gid,
-                }
-            )
-    return found

@@ -46,6 +46,7 @@ class InitTask:
     :param mount_point: a host folder that the root is put on, in the child's mount namespace only
     :param stdio: None: make a terminal
     :param joined: namespace type → descriptor; it wins over a path in config.json
+    :param shm: mount namespace of another container, whose /dev/shm this one shares; -1: none
     :param cgroup_views: name below /sys/fs/cgroup ("" for itself) → host folder
     :param place: receives the pid of the first process where that is not the one that was forked (see
         :func:`core.runtime.namespaces.guided`)
@@ -68,6 +69,7 @@ class InitTask:
     preserve: int = 0
     keyring: bool = True
     gate: int = -1
+    shm: int = -1
     # Who forks fills these in.
     report: int = -1  # SOCK_SEQPACKET to the parent (see :class:`Report`)
     place: Place | None = None

@@ -6,7 +6,9 @@ import os
 
 from core.errors import Conflict
 from core.kernel import process
+from core.runtime import namespaces
 from core.supervise.monitor import Monitor
+from core.supervise.protocol import JOINED, SHM
 from core.supervise.records import RunState, alive, load_exit, load_state
 from core.supervise.release import release
 from core.supervise.rundir import RunDir
@@ -62,10 +64,7 @@ def _join(monitor: Monitor, old: RunState, status: int | None) -> None:
         if pidfd is not None:
             kept["pidfd"] = pidfd
     if alive(old) and "netns" not in kept:
-        try:
-            kept["netns"] = os.open(f"/proc/{old.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            pass  # it has just ended
+        _find_namespaces(monitor, old.pid)
     if launch.stdin_open and not launch.tty and not had_copies:
         kept["stdin"] = rundir.our_input()
     monitor.pidfd = kept.get("pidfd", -1)
@@ -81,3 +80,16 @@ def _join(monitor: Monitor, old: RunState, status: int | None) -> None:
         monitor.watch_end()
         if monitor.service is not None and monitor.service.health is not None:
             monitor.service.health.resume(old.health, old.failing_streak)
+
+
+def _find_namespaces(monitor: Monitor, pid: int) -> None:
+    """What another start would join, of the process that runs; the paths in config.json may be a stranger's by now."""
+    joined = [kind for kind, path in namespaces.listed(monitor.config).items() if path and kind != "network"]
+    wanted = {"netns": "net", **{f"{JOINED}{kind}": kind for kind in joined}}
+    if "ipc" in joined:
+        wanted[SHM] = "mnt"
+    try:
+        for name, file in wanted.items():
+            monitor.kept[name] = os.open(f"/proc/{pid}/ns/{file}", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        pass  # it has just ended

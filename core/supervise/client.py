@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 
 from core.errors import Conflict, StartFailed, Unavailable
 from core.kernel import process
+from core.model.container import RestartPolicy
 from core.store.paths import Instance
 from core.supervise.contact import Line, ask_launcher, connect
 from core.supervise.exits import EngineSocket
-from core.supervise.protocol import JOINED, MAX_FDS, Launch, Message, Started, close_all
+from core.supervise.protocol import JOINED, MAX_FDS, SHM, Launch, Message, Started, close_all
 from core.supervise.records import EXIT, ExitRecord, RunState, alive, load_exit, load_state, monitor_alive, write_exit
 from core.supervise.rundir import CONTROL
 from core.supervise.session import AttachSession, ExecSession
@@ -43,6 +44,7 @@ __all__ = [
     "secure_exit",
     "signal",
     "tell_stopping",
+    "update",
     "wait_pid",
 ]
 
@@ -121,6 +123,7 @@ async def launch(
     *,
     netns_fd: int | None = None,
     joined: Mapping[str, int] | None = None,
+    shm_fd: int | None = None,
     attach: socket.socket | None = None,
     hold: Sequence[int] = (),
 ) -> Started:
@@ -130,12 +133,14 @@ async def launch(
 
     :param netns_fd: network namespace to join; None: as config.json says
     :param joined: further namespaces to join: type (``ipc``, ``pid`` …) → descriptor
+    :param shm_fd: mount namespace whose /dev/shm is shared; None: config.json says where it comes from
     :param attach: the monitor's end of a socket pair (see :func:`attached`)
     :param hold: descriptors (port reservations) that the monitor keeps open while the container runs
     :raises StartFailed: nothing stays behind; CommandNotFound and CommandNotExecutable are told apart
     """
     named: list[tuple[str, int]] = [] if netns_fd is None else [("netns", netns_fd)]
     named += [(f"{JOINED}{kind}", fd) for kind, fd in (joined or {}).items()]
+    named += [] if shm_fd is None else [(SHM, shm_fd)]
     named += [("attach", attach.fileno())] if attach is not None else []
     named += [(f"hold{number}", fd) for number, fd in enumerate(hold)]
     if len(named) > MAX_FDS:
@@ -193,6 +198,18 @@ async def tell_stopping(inst: Instance, cid: str) -> None:
     with contextlib.suppress(Conflict, Unavailable):
         line, _, _ = await _call(inst, cid, {"op": "stopping"})
         line.close()
+
+
+async def update(inst: Instance, cid: str, resources: dict[str, object], restart: RestartPolicy) -> None:
+    """Have the monitor start the container with other limits, and by another policy, from now on.
+
+    :param resources: ``linux.resources``
+    :raises Conflict: it has no monitor
+    :raises Unavailable: the monitor has ended meanwhile
+    """
+    message: Message = {"op": "update", "resources": resources, "restart": vars(restart)}
+    line, _, _ = await _call(inst, cid, message)
+    line.close()
 
 
 async def attached(sock: socket.socket, *, tty: bool, stdin: bool) -> AttachSession:

@@ -113,7 +113,8 @@ class Launcher:
 
     def _fork_adopter(self, guard: Guard) -> None:
         """A new monitor for a container whose monitor was killed."""
-        launch, kept, status = guard.launch, dict(guard.kept), guard.status
+        launch = load_launch(guard.launch.run_dir) or guard.launch  # it may have been changed since
+        kept, status = dict(guard.kept), guard.status
         try:
             bundle = read_bundle(launch)
         except WharfError:

@@ -30,6 +30,7 @@ from core.supervise.protocol import Launch, Message, Started, send
 from core.supervise.pump import Pump
 from core.supervise.records import ExitRecord, RunState, write_state
 from core.supervise.release import release
+from core.supervise.rest import end_rest
 from core.supervise.restart import Restarts
 from core.supervise.rundir import CONTROL, RunDir
 from core.supervise.service import Service
@@ -235,7 +236,6 @@ class Monitor:
 
     # -- the end
     def _ended(self) -> None:
-        """The first process has ended, and the kernel has ended all others of its pid namespace before."""
         self.loop.unwatch(self.pidfd)
         self.record(self._status())
 
@@ -247,6 +247,7 @@ class Monitor:
     def record(self, status: int | None) -> None:
         """Write down how it ended (None: nobody knows), before anything else; then start it again or finish."""
         self._stop_health()
+        end_rest(self.config, self.launch.cgroup)
         self.pump.close()
         code = None
         if status is not None:

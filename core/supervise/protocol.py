@@ -24,6 +24,7 @@ First message to a **monitor** (``$RUN/c/ID/ctl.sock``)::
                                            from the engine, {"exit": code} or {"dropped": why} at the end
     {"op": "exec", "process": {…}, "fds": ["stdin", "stdout", "stderr"]}     {"pid": …} (+ terminal), then {"exit": …}
     {"op": "stopping"}                     no automatic restart from here on
+    {"op": "update", "resources": {…}, "restart": {…}}   for the next start; those that run are changed by the engine
     {"op": "keep"}                         → {"names": […]} + descriptors: a new launcher asks for what it guards
 
 Lengths are checked on both sides (CVE-2021-43784).
@@ -50,6 +51,7 @@ MAX_FDS = 4000  # of one message
 _BATCH = 253  # descriptors on one byte: SCM_MAX_FD of the kernel (unix(7))
 CHUNK = 65536
 JOINED = "ns."  # before the type of a namespace that is another's, in the name of its descriptor
+SHM = "shm"  # name of the mount namespace whose /dev/shm is shared
 
 Message = dict[str, object]
 

@@ -82,13 +82,15 @@ class RunDir:
 
     def save_launch(self, launch: Launch) -> None:
         """For a monitor that has to take over."""
-        fd = os.open(self.file(LAUNCH), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        # Aside and renamed: one that has been changed must not be lost with half of the change.
+        fd = os.open(self.file(f"{LAUNCH}.new"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             content = json.dumps(launch.to_plain()).encode()
             if os.write(fd, content) < len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.file(LAUNCH))
         finally:
             os.close(fd)
+        os.rename(self.file(f"{LAUNCH}.new"), self.file(LAUNCH))
 
     def remove(self) -> None:
         """Remove the folder and let go of the lock. An engine may have removed it before (it saw the exit record)."""

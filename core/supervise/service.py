@@ -8,11 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from core.errors import StartFailed
+from core.model.container import RestartPolicy
 from core.runtime.defaults import Json
 from core.supervise import spawn, tasks
 from core.supervise.control import Control
 from core.supervise.health import Health
 from core.supervise.protocol import Message, send
+from core.supervise.restart import Restarts
 
 if TYPE_CHECKING:
     from core.supervise.monitor import Monitor
@@ -27,6 +29,7 @@ class Service:
             "attach": self._attach,
             "stopping": self._stopping,
             "keep": self._keep,
+            "update": self._update,
         }
         self.control = Control(monitor.loop, path, handlers, self._start_exec)
         check = monitor.launch.healthcheck
@@ -53,6 +56,21 @@ class Service:
     def _keep(self, message: Message, sock: socket.socket) -> bool:
         kept = self._monitor.kept
         send(sock, {"names": list(kept), "pid": self._monitor.state.pid}, list(kept.values()))
+        return False
+
+    def _update(self, message: Message, sock: socket.socket) -> bool:
+        """Of the container that runs, the engine has changed the limits itself; this is for the next start."""
+        monitor = self._monitor
+        policy = RestartPolicy(**message["restart"])  # type: ignore[arg-type]
+        if policy != monitor.launch.restart:
+            launch = replace(monitor.launch, restart=policy)
+            if monitor.rundir is not None:
+                monitor.rundir.save_launch(launch)  # first: it may fail, on a full disk
+            monitor.launch, monitor.restarts = launch, Restarts(policy, monitor.restarts.count)
+        linux = monitor.config["linux"]
+        assert isinstance(linux, dict)
+        linux["resources"] = message["resources"]
+        send(sock, {"ok": True})
         return False
 
     def _start_exec(self, own: Json, stdio: tuple[int, int, int] | None) -> spawn.Child:

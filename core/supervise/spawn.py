@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -263,6 +264,12 @@ def _in_pid_namespace(where: str | int, fork: Callable[[], int]) -> int:
             _join_pid_namespace(where)
         try:
             return fork()
+        except OSError as error:
+            if where == "" or error.errno != errno.ENOMEM:  # pid_namespaces(7): nobody is born after its init
+                raise
+            raise StartFailed(
+                "cannot join the pid namespace", "its first process has ended", "Start the other container first"
+            ) from error
         finally:
             process.setns(home, process.CLONE_NEWPID)
     finally:

@@ -11,7 +11,8 @@ from core.runtime import hooks
 from core.runtime.defaults import Json
 from core.runtime.task import ExecTask, Filter, InitTask, Rootfs
 from core.supervise import listener, spawn
-from core.supervise.protocol import JOINED, Launch
+from core.supervise.protocol import JOINED, SHM, Launch
+from core.supervise.rest import leave_orphans
 
 SOFT_FILES = 1024  # Docker's default: programs that use select(2) break above it, and the launcher's own is raised
 
@@ -29,6 +30,7 @@ def start(
 
     :param kept: descriptors by name, as the monitor holds them
     """
+    leave_orphans(config)
     joined = {name.removeprefix(JOINED): fd for name, fd in kept.items() if name.startswith(JOINED)}
     if "netns" in kept:
         joined["network"] = kept["netns"]
@@ -43,6 +45,7 @@ def start(
         cid=launch.id,
         bundle=launch.bundle,
         soft_files=SOFT_FILES,
+        shm=kept.get(SHM, -1),
     )
 
     def host_hooks(pid: int) -> None:
@@ -67,6 +70,7 @@ def execute(
 
     :param first: pid and pidfd of the container's first process
     """
+    leave_orphans(config)
     linux = cast(Json, config.get("linux") or {})
     child = spawn.start_exec(launch.cgroup, ExecTask(own, *first, stdio, seccomp, linux, SOFT_FILES))
     _find_agent(child, launch, config, seccomp, first[0])

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from core.model import ContainerSpec, Healthcheck, HostSample, Mount, PortMapping, Resources, RestartPolicy, Sample
+from core.model import (
+    ContainerSpec,
+    DeviceMapping,
+    Healthcheck,
+    HostSample,
+    Mount,
+    PortMapping,
+    Resources,
+    RestartPolicy,
+    Sample,
+)
 from tui import settings
 from tui.equivalent import docker_run
 from tui.filters import matches, needle
@@ -69,6 +79,24 @@ def test_form_gathers_all_errors_and_keeps_the_rest() -> None:
 def test_form_refuses_what_contradicts_itself() -> None:
     assert "restart" in build_spec({"image": "x", "restart": "always"}, {"remove": True}).errors
     assert "ports" in build_spec({"image": "x", "network": "host", "ports": "80"}, {}).errors
+
+
+def test_form_takes_a_line_of_options() -> None:
+    line = "--cap-add NET_ADMIN --memory 1g --env A=1 --network none --restart always --device /dev/null"
+    values = {"image": "x", "options": line, "memory": "64m", "env": "B=2", "network": "bridge", "restart": "no"}
+    result = build_spec(values, {})
+    assert result.errors == {}
+    assert result.spec == ContainerSpec(
+        "x",
+        cap_add=("NET_ADMIN",),
+        env=("A=1", "B=2"),
+        network="none",
+        restart=RestartPolicy("always"),
+        resources=Resources(memory=64 << 20),
+        devices=(DeviceMapping("/dev/null"),),
+    )
+    assert set(build_spec({"image": "x", "options": "--bogus"}, {}).errors) == {"options"}
+    assert set(build_spec({"image": "x", "options": "word"}, {}).errors) == {"options"}
 
 
 def test_form_whole() -> None:

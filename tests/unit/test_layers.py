@@ -30,8 +30,9 @@ WORDS = RANKS[0]
 FACES = {"core.cli", "tui"}
 FOR_FACES = (WORDS | {"core.engine", "core.options"}) - {"core"}
 
-# `open_engine` is the one door from the protocol to what implements it; `tui.__main__` is the one from the command
-# to the command line, which is where `wharf` with arguments goes.
+# `open_engine` is the one door from the protocol to what implements it; those of the workstation to the
+# command lines are `tui.__main__`, where `wharf` with arguments goes, and `tui.forms`, whose line of options is read by
+# the parser of `wharf run`.
 DOORS = {("core.engine", "core.local"), ("tui", "core.cli"), ("tui", "core.oci"), ("core", "core.engine")}
 
 NAMESPACES = {"backports"}  # packages that hold several distributions, none of which owns the name

@@ -29,6 +29,7 @@ FIELDS = (
     ("pids", "Processes", "200; no limit where empty"),
     ("user", "User", "the image's own where empty"),
     ("workdir", "Folder", "the image's own where empty"),
+    ("options", "Options", "more, as of wharf run: --cap-add NET_ADMIN --device /dev/fuse"),
 )
 FLAGS = (("tty", "terminal"), ("remove", "remove at end"), ("init", "init"), ("read_only", "read-only"))
 

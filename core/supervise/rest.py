@@ -1,0 +1,32 @@
+"""The processes of a container beside its first one, where no pid namespace of its own holds them together."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import cast
+
+from core import cgroups
+from core.errors import WharfError
+from core.kernel import process
+from core.runtime.defaults import Json
+
+
+def _pid_namespace(config: Json) -> Json | None:
+    linux = cast(Json, config.get("linux", {}))
+    return next((one for one in cast("list[Json]", linux.get("namespaces", [])) if one["type"] == "pid"), None)
+
+
+def leave_orphans(config: Json) -> None:
+    """In the host's pid namespace orphans of the container would become our children, and no one would reap them here:
+    the launcher does. In another one they go to its first process."""
+    if _pid_namespace(config) is None:
+        process.set_subreaper(False)
+
+
+def end_rest(config: Json, cgroup: str) -> None:
+    """The first process has ended. The kernel ends all others of its pid namespace with it; those of a container that
+    shares one run on, unless they are killed by their cgroup (runc, ``kill --all``)."""
+    own = _pid_namespace(config)
+    if own is None or own.get("path"):
+        with contextlib.suppress(WharfError):  # whoever does not go is reported when the cgroup is removed
+            cgroups.kill(cgroup)
