@@ -444,15 +444,14 @@ def test_counters_are_the_kernels(path: str, tmp_path: Path) -> None:
         spin()
 
     with child(path, body):
-        end = time.monotonic() + 20
-        while not (_read(found := cgroups.stats(path)) >= MIB and found["cpu"]["throttling"]["throttledPeriods"]):
-            assert time.monotonic() < end
+        end = time.monotonic() + 60
+        while not _at_work(found := cgroups.stats(path)):
+            assert time.monotonic() < end, found
             time.sleep(0.1)
         sample = cgroups.Sampler().read(path)
     usage = found["cpu"]["usage"]
     assert 0 < usage["total"] <= sample.cpu_ns
-    assert usage["user"] > 0
-    assert found["cpu"]["throttling"]["throttledTime"] > 0
+    assert found["cpu"]["throttling"]["throttledPeriods"] > 0
     assert found["memory"]["usage"]["limit"] == 128 * MIB
     assert 24 * MIB <= found["memory"]["usage"]["usage"] <= 128 * MIB
     assert found["memory"]["raw"]["pgfault"] > 0
@@ -467,8 +466,10 @@ def test_counters_are_the_kernels(path: str, tmp_path: Path) -> None:
         cgroups.stats(path)
 
 
-def _read(found: dict[str, Any]) -> int:
-    return sum(e["value"] for e in found["blkio"].get("ioServiceBytesRecursive", ()) if e["op"] == "Read")
+def _at_work(found: dict[str, Any]) -> bool:
+    """User time is taken by the tick and throttled time when it is over: both may be late."""
+    read = sum(e["value"] for e in found["blkio"].get("ioServiceBytesRecursive", ()) if e["op"] == "Read")
+    return read >= MIB and found["cpu"]["throttling"]["throttledTime"] > 0 and found["cpu"]["usage"]["user"] > 0
 
 
 def test_the_oom_killer_is_heard_of(path: str) -> None:
