@@ -46,7 +46,7 @@ def _start(task: InitTask, report: Report) -> NoReturn:
     # Before anything of the image is touched: no descriptor of the host is left but those we need.
     keep = {task.report, *joined.values(), *range(3, 3 + task.preserve)} | ({task.gate} if task.gate >= 0 else set())
     finish.keep_only(task.stdio, keep)
-    if namespaces.guided(task.config):
+    if task.place is not None:
         sources = _guide(task, report, joined)
     else:
         namespaces.enter(task, report, joined)
