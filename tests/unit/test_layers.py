@@ -21,6 +21,7 @@ RANKS: list[set[str]] = [
     {"core.store"},
     {"core.runtime", "core.cgroups", "core.images", "core.net", "core.volumes", "core.logs"},
     {"core.supervise"},
+    {"core.rootless"},
     {"core.oci"},
     {"core.ops"},
     {"core.demo"},
@@ -32,7 +33,8 @@ FOR_FACES = (WORDS | {"core.engine", "core.options"}) - {"core"}
 
 # `open_engine` is the one door from the protocol to what implements it; `tui.__main__` is the one from the command
 # to the command line, which is where `wharf` with arguments goes.
-DOORS = {("core.engine", "core.local"), ("tui", "core.cli"), ("tui", "core.oci"), ("core", "core.engine")}
+DOORS = {("core.engine", "core.local"), ("core.engine", "core.rootless"), ("tui", "core.cli"), ("tui", "core.oci")}
+DOORS |= {("core", "core.engine")}
 
 NAMESPACES = {"backports"}  # packages that hold several distributions, none of which owns the name
 
