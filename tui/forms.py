@@ -110,7 +110,7 @@ def build_spec(values: Mapping[str, str], flags: Mapping[str, bool]) -> Result:
         ports=reader.read("ports", _ports, ()),
         env=reader.read("env", _env, nothing),
         mounts=reader.read("mounts", _mounts, ()),
-        network=values.get("network", "").strip() or "bridge",
+        network=values.get("network", "").strip(),
         user=values.get("user", "").strip(),
         working_dir=values.get("workdir", "").strip(),
         resources=resources,

@@ -48,7 +48,11 @@ _TMPFS_KEYS = {
 
 
 async def check_network(ctx: Context, spec: ContainerSpec) -> None:
-    """:raises NotFound: no such network, or no container to share one with"""
+    """:raises NotFound: no such network, or no container to share one with
+
+    :raises NoPrivilege: an ordinary user's container cannot be on it
+    """
+    ctx.net.check(spec.network)
     mode, _, other = spec.network.partition(":")
     if mode == "container":
         await records.find(ctx, other)
