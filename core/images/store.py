@@ -67,7 +67,8 @@ class ImageStore:
                 if os.getxattr(dirs[-1], opaque) == b"y":
                     break
             except OSError as error:
-                if error.errno not in (errno.ENODATA, errno.ENOENT):
+                # Where no attribute can be (tmpfs before Linux 6.6 has no user.*), none has been set.
+                if error.errno not in (errno.ENODATA, errno.ENOENT, errno.ENOTSUP):
                     raise
         return dirs
 

@@ -15,6 +15,7 @@ import subprocess
 import termios
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -312,6 +313,54 @@ def test_without_a_delegated_cgroup(person: Person) -> None:
         )
 
     wait_for("its meters", busy)
+
+
+@pytest.fixture
+def delegated(person: Person) -> Iterator[Person]:
+    """The user, in a part of the v2 tree that is theirs, as systemd makes it for Delegate=yes."""
+    tree = Path("/sys/fs/cgroup")
+    if not (tree / "cgroup.controllers").exists():
+        pytest.skip("needs cgroup v2: nothing of v1 can be delegated")
+    person.end()  # a launcher that was started elsewhere would stay there
+    (tree / "cgroup.subtree_control").write_text("+cpu +memory +pids")
+    group = tree / f"wharf-person-{person.uid}"
+    group.mkdir()
+    for name in ("", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"):
+        os.chown(group / name, person.uid, person.gid)
+    yield replace(person, group=group)
+    person.end()
+    for folder, _, _ in os.walk(group, topdown=False):
+        os.rmdir(folder)
+
+
+def test_with_a_delegated_cgroup(delegated: Person) -> None:
+    person = delegated
+    assert json.loads(person.ok("info", "--format", "json"))["CgroupLayout"] == "v2"
+    script = "trap 'exit 0' TERM; while :; do :; done"
+    limits = ("--memory", "32m", "--pids-limit", "20", "--cpus", "0.5")
+    cid = person.ok("run", "-d", "--name", "bound", *limits, "busybox:test", "sh", "-c", script)
+    made = [folder for folder, _, _ in os.walk(person.group or "") if folder.endswith(cid)]
+    assert len(made) == 1
+    group = Path(made[0])
+    assert (group / "memory.max").read_text() == f"{32 << 20}\n"
+    assert (group / "pids.max").read_text() == "20\n"
+    assert (group / "cpu.max").read_text() == "50000 100000\n"
+    assert one(person, "sh -c trap") in [int(pid) for pid in (group / "cgroup.procs").read_text().split()]
+    stats = json.loads(person.ok("stats", "--no-stream", "--format", "json").splitlines()[0])
+    assert stats["MemUsage"].endswith("32MiB")
+    person.ok("pause", "bound")
+    assert "frozen 1" in (group / "cgroup.events").read_text()
+    person.ok("unpause", "bound")
+    person.ok("stop", "bound")
+    assert not group.exists()
+    eater = "head -c 64m /dev/zero | tail"
+    done = person.wharf(
+        "run", "--name", "eater", "--memory", "16m", "--memory-swap", "16m", "busybox:test", "sh", "-c", eater
+    )
+    assert done.returncode == 137 or "Killed" in done.stderr
+    assert json.loads(person.ok("inspect", "eater"))[0]["State"]["OOMKilled"] is True
+    for name in ("bound", "eater"):
+        person.ok("rm", name)
 
 
 def test_the_hosts_network(person: Person) -> None:
