@@ -78,12 +78,13 @@ def _privilege(inst: Instance) -> Iterator[Check]:
 
 def _cgroups(inst: Instance) -> Iterator[Check]:
     try:
-        layout = cgroups.host()
+        if not cgroups.usable() and rootless_user() is not None:
+            yield no_cgroups()
+            return
+        # Of a user's engine the part that is delegated; root sees what there is, and then that it may not be used.
+        layout = cgroups.detect() if cgroups.usable() else cgroups.host()
     except WharfError as exc:
         yield _gap("cgroups", "fail", exc.why, "no limits, no meters, no start", exc.fix)
-        return
-    if layout.version == "none":
-        yield no_cgroups()
         return
     held = set(layout.controllers)
     yield _ok("cgroups", f"{layout.version}: {' '.join(sorted(held))}")

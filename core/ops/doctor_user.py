@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
+from core import cgroups
 from core.kernel.userns import read_map
 from core.model import Check
 from core.rootless.ids import ENOUGH, Ids, plan
@@ -72,17 +72,9 @@ def _log_out(inst: Instance, user: int) -> Iterator[Check]:
 
 def no_cgroups() -> Check:
     """For a host of which this process may use no cgroup."""
-    unified = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
-    fix = "Run it in a unit that has some: systemd-run --user --scope -p Delegate=yes wharf"
-    if not unified:
-        fix = "Boot with systemd.unified_cgroup_hierarchy=1 (cgroup v1 cannot be delegated), or run wharf as root"
-    return Check(
-        "cgroups",
-        "warn",
-        "none is delegated to you",
-        "containers run without limits; they cannot be paused; their meters count processes one by one",
-        fix,
-    )
+    why, fix = cgroups.why_not_usable()
+    consequence = "containers run without limits; they cannot be paused; their meters count processes one by one"
+    return Check("cgroups", "warn", why, consequence, fix)
 
 
 def no_networks() -> Iterator[Check]:

@@ -27,7 +27,7 @@ async def stats(ctx: Context, refs: Sequence[str] | None) -> list[Sample]:
     wires = [end.interface for _, saved, _ in live for end in saved.endpoints if end.interface]
     traffic = await ctx.net.counters(wires) if wires else {}
     # Without a cgroup they are counted by their processes.
-    counted = None if cgroups.detect().version != "none" else processes.read(pid for _, _, pid in live)
+    counted = None if cgroups.usable() else processes.read(pid for _, _, pid in live)
     samples = []
     for record, saved, pid in live:
         with contextlib.suppress(NotFound, KeyError):  # it has ended this very moment
