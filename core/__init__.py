@@ -38,7 +38,8 @@ protocol that the workstation and the command line use; ``local.py`` implements 
 
 An import points only to a lower room: words (``model``, ``errors``, ``units``, ``names``) < ``kernel`` < ``store`` <
 mechanisms (``runtime``, ``cgroups``, ``images``, ``net``, ``logs``, which never import each other) < ``supervise`` <
-``ops`` < ``demo`` < ``local``. The faces (``cli``, and the ``tui`` package) import the words and ``engine`` alone.
+``rootless`` (an ordinary user's engine is root in a user namespace) < ``oci`` < ``ops`` < ``demo`` < ``local``. The
+faces (``cli``, and the ``tui`` package) import the words and ``engine`` alone.
 """
 
 from __future__ import annotations

@@ -217,12 +217,25 @@ class Engine(Protocol):
     async def close(self) -> None: ...
 
 
+def become_root() -> None:
+    """For programs of ordinary users that start threads before they open an engine: move this process into the user
+    namespace in which it is root. :func:`open_engine` does it by itself, but can do so only in a process of one thread.
+
+    Nothing happens where the process is root already.
+
+    :raises NoPrivilege: the host does not allow user namespaces, or this process has threads
+    """
+    from core.rootless import enter
+
+    enter()
+
+
 async def open_engine(root: Path | None = None, run: Path | None = None) -> Engine:
     """Open the embedded engine; ``recover`` runs first.
 
     :param root: data root (default ``$WHARF_ROOT``, else ``/var/lib/wharf``, rootless ``$XDG_DATA_HOME/wharf``)
-    :param run: runtime folder (default ``$WHARF_RUN``, else ``/run/wharf``)
-    :raises NoPrivilege: not root and no way to be it
+    :param run: runtime folder (default ``$WHARF_RUN``, else ``/run/wharf``, rootless ``$XDG_RUNTIME_DIR/wharf``)
+    :raises NoPrivilege: not root and no way to be it (see :func:`become_root`)
     """
     # Late: the protocol is imported by faces that must paint before the engine's modules are loaded.
     from core.local import LocalEngine

@@ -116,7 +116,7 @@ def _flags(spec: ContainerSpec) -> Iterator[str]:
         ("--domainname", spec.domainname),
         ("--user", spec.user),
         ("--workdir", spec.working_dir),
-        ("--network", "" if spec.network == "bridge" else spec.network),
+        ("--network", "" if spec.network in ("", "bridge") else spec.network),
         ("--stop-signal", spec.stop_signal),
         ("--stop-timeout", "" if spec.stop_timeout == ContainerSpec.stop_timeout else f"{spec.stop_timeout:g}"),
         ("--shm-size", "" if spec.shm_size == ContainerSpec.shm_size else _memory(spec.shm_size)),

@@ -115,7 +115,7 @@ def build_spec(values: Mapping[str, str], flags: Mapping[str, bool]) -> Result:
     )
     command = reader.read("command", lambda line: tuple(_words(line)), nothing)
     restart = RestartPolicy(values.get("restart", "") or "no")
-    network = values.get("network", "").strip() or "bridge"
+    network = values.get("network", "").strip()
     spec = replace(
         base,
         image=values.get("image", "").strip(),
@@ -124,7 +124,7 @@ def build_spec(values: Mapping[str, str], flags: Mapping[str, bool]) -> Result:
         ports=(*base.ports, *reader.read("ports", _ports, no_ports)),
         env=(*base.env, *reader.read("env", _env, nothing)),
         mounts=(*base.mounts, *reader.read("mounts", _mounts, no_mounts)),
-        network=base.network if network == "bridge" else network,
+        network=base.network if base.network and network == "bridge" else network,
         user=values.get("user", "").strip() or base.user,
         working_dir=values.get("workdir", "").strip() or base.working_dir,
         resources=resources,

@@ -65,6 +65,7 @@ __all__ = [
     "stats",
     "update",
     "usable",
+    "why_not_usable",
 ]
 
 _HOMES = {"stats": "figures", "update": "live", "oom_watch": "oom"}

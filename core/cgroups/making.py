@@ -12,6 +12,7 @@ from typing import Any
 from core.cgroups import devices, files, v1, v2
 from core.cgroups.layout import Layout, check_path, detect, host
 from core.errors import Conflict, InUse, NoPrivilege, Unsupported, WharfError
+from core.kernel.userns import contained
 
 # Part of the OCI's resources -> its controller's name in v1 and in v2.
 _CONTROLLER = {
@@ -113,7 +114,7 @@ def _refuse_limits(resources: Mapping[str, Any]) -> None:
 
 def why_not_usable() -> tuple[str, str]:
     """Why this process cannot make groups, and what to do about it."""
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and not contained():
         return "the cgroup tree is not writable here", "Mount it writable, or leave the limits out"
     if host().version == "v2":
         return (

@@ -53,6 +53,8 @@ async def create_container(engine: Engine, args: Arguments, spec: ContainerSpec)
             print(f"Unable to find image '{args.image}' locally", file=sys.stderr)
         await _pull(engine, args)
         box = await engine.create(spec)
+    if not args.network and box.spec.network == "none" and sys.stderr is not None and sys.stderr.isatty():
+        complain("without root a container has no network unless it is given this machine's: --network host")
     if args.cidfile:
         Path(args.cidfile).write_text(box.id, encoding="ascii")
     return box

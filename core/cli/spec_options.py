@@ -71,7 +71,7 @@ def _limits(group: argparse._ArgumentGroup) -> None:
 def _network(group: argparse._ArgumentGroup) -> None:
     many(group, "-p", "--publish", metavar="[IP:][HOST:]PORT[/udp]", help="reach a port from outside; ranges too")
     flag(group, "-P", "--publish-all", help="publish all ports the image exposes, on free ports")
-    group.add_argument("--network", "--net", default="bridge", metavar="NAME", help="bridge, host, none, container:ID")
+    group.add_argument("--network", "--net", default="", metavar="NAME", help="bridge (the default), host, none …")
     group.add_argument("-h", "--hostname", default="", metavar="NAME", help="its host name (default: its short id)")
     group.add_argument("--domainname", default="", metavar="NAME", help="its NIS domain name")
     many(group, "--dns", metavar="IP", help="a name server")

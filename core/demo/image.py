@@ -24,7 +24,7 @@ from core.demo import elf
 from core.errors import Unsupported
 
 REFERENCE = "wharf/demo:latest"
-KEY_LABEL = "io.wharfinger.demo.key"
+KEY_LABEL = "wharf.demo.key"  # not io.wharfinger.*: those of an image are never kept
 SCRIPTS = Path(__file__).parent / "scripts"
 
 _MAKER = "1"  # raised when the same sources would give another image

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 from core.demo import image
@@ -74,11 +75,17 @@ async def run_demo(engine: Engine) -> AsyncIterator[str]:
     """
     async for line in _bring_image(engine):
         yield line
+    limits = (await engine.info()).cgroup_version != "none"
+    published = any(network.driver == "bridge" for network in await engine.networks())
     # Somebody else's container of the same name is not ours to start: creating ours says that the name is taken.
     there = {box.name: box for box in await engine.containers() if LABEL in box.spec.labels}
-    port, line = await _bring_web(engine, there.get(WEB))
+    if published:
+        port, line = await _bring_web(engine, there.get(WEB))
+    else:
+        port, line = 80, await _bring(engine, _fitted(specs(80)[0], limits, published), there.get(WEB))
     yield line
-    tasks = [_bring(engine, spec, there.get(spec.name)) for spec in specs(port)[1:]]
+    rest = [_fitted(spec, limits, published) for spec in specs(port)[1:]]
+    tasks = [_bring(engine, spec, there.get(spec.name)) for spec in rest]
     # All at once: each start waits for the kernel most of its time.
     results = await asyncio.gather(*tasks, return_exceptions=True)
     for result in results:
@@ -87,7 +94,20 @@ async def run_demo(engine: Engine) -> AsyncIterator[str]:
     for result in results:
         if isinstance(result, BaseException):
             raise result
-    yield f"The web server answers on http://127.0.0.1:{port}/"
+    if published:
+        yield f"The web server answers on http://127.0.0.1:{port}/"
+    else:
+        yield f"The web server answers {CLIENT} alone, on a network of their own: without root no port is published"
+
+
+def _fitted(spec: ContainerSpec, limits: bool, published: bool) -> ContainerSpec:
+    """What an ordinary user's engine can do of it: without limits where no cgroup is delegated; without published
+    ports, so that the client is put beside the web server."""
+    if not limits:
+        spec = replace(spec, resources=Resources())
+    if not published:
+        spec = replace(spec, ports=(), network=f"container:{WEB}" if spec.name == CLIENT else "")
+    return spec
 
 
 async def _bring_image(engine: Engine) -> AsyncIterator[str]:

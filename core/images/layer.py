@@ -6,8 +6,8 @@ is only ever created, never opened if it exists (``O_EXCL``), so a link that the
 written through.
 
 Whiteouts (image-spec, layer.md): ``.wh.NAME`` becomes a character device 0:0, ``.wh..wh.opq`` the attribute
-``trusted.overlay.opaque`` (kernel, overlayfs.rst). Attributes of overlayfs that the archive brings are refused: the
-kernel would follow a redirect to anywhere in the other layers.
+``trusted.overlay.opaque`` (kernel, overlayfs.rst; in a user namespace another: :mod:`core.images.owners`). Attributes
+of overlayfs that the archive brings are refused: the kernel would follow a redirect to anywhere in the other layers.
 
 Order within one entry: content, owner, mode, attributes, times. Changing the owner clears set-user-ID and file
 capabilities; writing changes the times.
@@ -22,6 +22,7 @@ from collections.abc import Callable
 
 from core.errors import NoSpace, Unavailable, Unsupported, WharfError
 from core.images import tar
+from core.images.owners import Owners, opaque_name
 from core.images.trash import delete_tree
 from core.kernel.resolve import BENEATH, NO_SYMLINKS, NO_XDEV, open_in_root
 
@@ -30,7 +31,6 @@ _DEEPEST = 200  # directories in one path
 _OPEN_DIRS = 128  # descriptors kept
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPAQUE = b"trusted.overlay.opaque"
 _REFUSED_XATTRS = (b"trusted.overlay.", b"user.overlay.")
 # The first belongs to the host's policy, not to the image; the second no Linux file system but NFS can hold.
 _SKIPPED_XATTRS = frozenset({b"security.selinux", b"system.nfs4_acl"})
@@ -73,12 +73,16 @@ class Unpacker:
 
     :param root_fd: the empty directory that becomes the layer
     :param aside_fd: a directory on the same file system, outside the layer, for what later entries replace
+    :param owners: what this process may do
     """
 
-    def __init__(self, root_fd: int, aside_fd: int, stream: tar.Stream) -> None:
+    def __init__(self, root_fd: int, aside_fd: int, stream: tar.Stream, owners: Owners) -> None:
         self._root = root_fd
         self._aside = aside_fd
         self._stream = stream
+        self._owners = owners
+        self._opaque = opaque_name(owners.limited)
+        self._left_out: set[bytes] = set()  # device files that cannot be made here
         self._dirs: dict[bytes, int] = {b"": root_fd}
         self._times: dict[bytes, tuple[int, int]] = {}
         self._acls: dict[bytes, bytes] = {}
@@ -210,8 +214,9 @@ class Unpacker:
         fd = self._create(entry.name, parent, leaf, lambda where: os.open(leaf, _FILE_FLAGS, mode, dir_fd=where))
         try:
             self._fill(fd, entry)
-            if entry.uid or entry.gid or self._always_own:
-                os.fchown(fd, entry.uid, entry.gid)
+            uid, gid = self._owners.of(entry.uid, entry.gid)
+            if uid or gid or self._always_own:
+                os.fchown(fd, uid, gid)
                 os.fchmod(fd, mode)
             for key, value in entry.xattrs.items():
                 self._xattr(fd, entry.name, key, value)
@@ -246,11 +251,11 @@ class Unpacker:
         self._keep(entry.name, fd)
         self._implied.discard(entry.name)
         if opaque:
-            os.setxattr(fd, _OPAQUE, b"y")
+            os.setxattr(fd, self._opaque, b"y")
         self._dress_directory(entry, fd)
 
     def _dress_directory(self, entry: tar.Entry, fd: int) -> None:
-        os.fchown(fd, entry.uid, entry.gid)
+        os.fchown(fd, *self._owners.of(entry.uid, entry.gid))
         os.fchmod(fd, entry.mode)
         self._always_own |= bool(entry.mode & stat.S_ISGID)
         for key, value in entry.xattrs.items():
@@ -265,6 +270,8 @@ class Unpacker:
         head, _, name = source.rpartition(b"/")
         if not name or source == entry.name:
             raise tar.broken(f"{os.fsdecode(entry.name)!r} is a hard link to itself or to the root")
+        if source in self._left_out:
+            return
         origin = self._dirs.get(head)
         if origin is None:
             origin = self._open(head, make=False)
@@ -298,14 +305,18 @@ class Unpacker:
             raise tar.broken(f"the device {os.fsdecode(entry.name)!r} has a number out of range")
         if entry.kind == tar.CHAR and not major and not minor:
             raise tar.broken(f"the device {os.fsdecode(entry.name)!r} is a whiteout of overlayfs in disguise")
+        if self._owners.limited and entry.kind != tar.FIFO:
+            self._left_out.add(entry.name)  # as other rootless engines do: it could not be used inside either
+            return
         device = os.makedev(major, minor)
         self._create(entry.name, parent, leaf, lambda where: os.mknod(leaf, kind | entry.mode, device, dir_fd=where))
         self._dress_node(entry, leaf)
 
     def _dress_node(self, entry: tar.Entry, leaf: bytes) -> None:
         parent = self._parent(entry.name.rpartition(b"/")[0])
-        if entry.uid or entry.gid or self._always_own:
-            os.chown(leaf, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+        uid, gid = self._owners.of(entry.uid, entry.gid)
+        if uid or gid or self._always_own:
+            os.chown(leaf, uid, gid, dir_fd=parent, follow_symlinks=False)
         if entry.xattrs:
             os.fchdir(parent)  # lsetxattr(2) takes no directory descriptor
             for key, value in entry.xattrs.items():
@@ -319,7 +330,12 @@ class Unpacker:
             return
         if b"\0" in key:
             raise tar.broken(f"{os.fsdecode(path)!r} has an attribute whose name is no name")
-        os.setxattr(where, key, value, follow_symlinks=isinstance(where, int))
+        try:
+            os.setxattr(where, key, value, follow_symlinks=isinstance(where, int))
+        except PermissionError:
+            # trusted.* and most of security.* belong to the host's root: nobody inside could read them.
+            if not self._owners.limited or not key.startswith((b"trusted.", b"security.")):
+                raise
 
     # -- whiteouts ----------------------------------------------------------------------------------------------
     def _marker(self, entry: tar.Entry, head: bytes, leaf: bytes) -> bool:
@@ -336,7 +352,7 @@ class Unpacker:
         parent = self._parent(head)
         self._stream.skip(entry.size)
         if leaf == b".wh..wh.opq":
-            os.setxattr(parent, _OPAQUE, b"y")
+            os.setxattr(parent, self._opaque, b"y")
             return True
         name = leaf[len(_WHITEOUT) :]
         if name in (b"", b".", b".."):
@@ -346,7 +362,7 @@ class Unpacker:
         except FileExistsError:
             # This layer has the name too: its own file hides the lower one, its own directory must not merge with it.
             if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-                os.setxattr(self._parent(head + b"/" + name if head else name), _OPAQUE, b"y")
+                os.setxattr(self._parent(head + b"/" + name if head else name), self._opaque, b"y")
         return True
 
     # -- the end ------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ from core.store.db import Database, Store
 from core.store.paths import Instance
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_OVERLAY = "trusted.overlay."
+_OVERLAY = ("trusted.overlay.", "user.overlay.")
 _ORPHAN_AGE = 7 * 86400.0  # seconds that the layers of an unfinished pull wait for its next try
 
 

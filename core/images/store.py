@@ -18,8 +18,10 @@ from core.errors import NoSpace, Unavailable
 from core.images import reference, remove
 from core.images.content import Content
 from core.images.layers import Layers
+from core.images.owners import opaque_name
 from core.images.progress import Progress, report
 from core.images.records import NewImage, Records, save
+from core.kernel.userns import contained
 from core.model import Image, PullProgress
 from core.store.db import Store
 from core.store.paths import Instance
@@ -58,14 +60,15 @@ class ImageStore:
         A layer that makes the root itself opaque hides all below it; overlayfs ignores the mark there, so they are
         left out.
         """
-        dirs = []
+        dirs, opaque = [], opaque_name(contained())
         for key in reversed(self._records.keys(image.id)):
             dirs.append(self.layers.diff(key))
             try:
-                if os.getxattr(dirs[-1], "trusted.overlay.opaque") == b"y":
+                if os.getxattr(dirs[-1], opaque) == b"y":
                     break
             except OSError as error:
-                if error.errno not in (errno.ENODATA, errno.ENOENT):
+                # Where no attribute can be (tmpfs before Linux 6.6 has no user.*), none has been set.
+                if error.errno not in (errno.ENODATA, errno.ENOENT, errno.ENOTSUP):
                     raise
         return dirs
 

@@ -33,6 +33,7 @@ import time
 from core.errors import Unavailable, WharfError
 from core.images.inflate import Inflater, Source
 from core.images.layer import Unpacker, explain
+from core.images.owners import Owners
 from core.images.places import ASIDE, DIFF, IMPLIED
 from core.images.tar import Stream
 from core.kernel import caps, process
@@ -130,6 +131,7 @@ def _unpack(sock: socket.socket, job: int, source: Source, staging: int) -> dict
     os.mkdir(ASIDE, 0o700, dir_fd=staging)
     root = os.open(DIFF, os.O_RDONLY | os.O_DIRECTORY, dir_fd=staging)
     aside = os.open(ASIDE, os.O_RDONLY | os.O_DIRECTORY, dir_fd=staging)
+    owners = Owners.here()
     _enter(root)
     said = time.monotonic()
 
@@ -141,7 +143,7 @@ def _unpack(sock: socket.socket, job: int, source: Source, staging: int) -> dict
 
     inflater = Inflater(source, progress)
     inflater.start()
-    result = Unpacker(root, aside, Stream(inflater.next)).run()
+    result = Unpacker(root, aside, Stream(inflater.next), owners).run()
     os.rmdir(ASIDE, dir_fd=staging)
     if result.implied:
         with open(os.open(IMPLIED, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=staging), "wb") as file:

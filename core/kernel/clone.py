@@ -60,6 +60,16 @@ def fork_into(cgroup_fd: int, flags: int = 0) -> int:
     return _fork("clone3", _CLONE3, arguments, ctypes.c_long(len(arguments)))
 
 
+def fork_new(flags: int) -> int:
+    """:func:`os.fork`, for a process with a single thread, with the child in new namespaces (``CLONE_NEW*``).
+
+    :returns: the child's pid, 0 in the child
+    :raises OSError:
+    """
+    none = ctypes.c_long(0)
+    return _fork("clone", _CLONE, ctypes.c_long(flags | signal.SIGCHLD), none, none, none, none)
+
+
 class Place:
     """Where the kernel writes the pid of a :func:`fork_sibling`: memory shared by the process that calls for it and by
     the one that forks, but not by the one that is forked."""

@@ -28,6 +28,7 @@ from core.kernel.libc import (
     call,
     syscall,
 )
+from core.kernel.userns import contained
 
 ATTR_RDONLY = 0x1
 ATTR_NOSUID = 0x2
@@ -137,6 +138,8 @@ def overlay(lower: Sequence[str], upper: str, work: str) -> int:
             return _overlay_at([pinned(path) for path in lower], pinned(upper), pinned(work), upper)
         options: list[tuple[str, str | None]] = [("lowerdir+", short(path)) for path in lower]
         # The kernel unescapes backslashes in these two, and not in lowerdir+.
+        if contained():
+            options.append(("userxattr", None))
         options += [(key, short(path).replace("\\", "\\\\")) for key, path in (("upperdir", upper), ("workdir", work))]
         return filesystem("overlay", options, source="overlay")
     finally:
@@ -223,7 +226,8 @@ def _appends_layers() -> bool:
 def _overlay_at(lower: Sequence[str], upper: str, work: str, place: str) -> int:
     """The way of mount(2), whose options may fill a page, where a value of fsconfig(2) ends at 256 bytes. The names
     are those of descriptors: short, and without the colons and backslashes that would need escaping."""
-    data = f"lowerdir={':'.join(lower)},upperdir={upper},workdir={work}".encode()
+    own = ",userxattr" if contained() else ""
+    data = f"lowerdir={':'.join(lower)},upperdir={upper},workdir={work}{own}".encode()
     call("mount", b"overlay", os.fsencode(place), b"overlay", ctypes.c_ulong(0), data)
     try:
         return clone_tree(place)

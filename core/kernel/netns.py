@@ -7,12 +7,16 @@ while the rest of the process stays outside.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 
 from core.kernel.process import CLONE_NEWNET, setns, unshare
 
 _OWN = "/proc/thread-self/ns/net"
+_NS_GET_USERNS = 0xB701  # ioctl_ns(2)
 
 
 def enter(fd: int) -> None:
@@ -72,6 +76,46 @@ def fresh() -> Iterator[int]:
         os.close(home)
 
 
+def made_aside(configure: Callable[[], None]) -> int:
+    """A new namespace, where ``configure`` has been run; the caller owns the descriptor.
+
+    By a thread that ends inside: in a user namespace one may leave the host's network namespace, but not come back.
+
+    :raises OSError:
+    """
+    result: list[int | BaseException] = []
+
+    def work() -> None:
+        try:
+            unshare(CLONE_NEWNET)
+            configure()
+            result.append(current())
+        except BaseException as error:
+            result.append(error)
+
+    thread = threading.Thread(target=work, name="netns")
+    thread.start()
+    thread.join()
+    if isinstance(result[0], BaseException):
+        raise result[0]
+    return result[0]
+
+
 def inode(fd: int) -> int:
     """The number that names a namespace in /proc (``net:[NUMBER]``)."""
     return os.fstat(fd).st_ino
+
+
+def administered() -> bool:
+    """May root of this process's user namespace change links, addresses and the firewall of its network namespace? Not
+    where that one belongs to the host, and we are in a user namespace."""
+    fd = current()
+    try:
+        os.close(fcntl.ioctl(fd, _NS_GET_USERNS))
+    except OSError as error:
+        if error.errno == errno.EPERM:  # its owner is a user namespace above ours
+            return False
+        raise
+    finally:
+        os.close(fd)
+    return True

@@ -51,9 +51,9 @@ def mapped(ranges: Iterable[Range], number: int) -> bool:
     return any(piece.inside <= number < piece.inside + piece.count for piece in ranges)
 
 
-def subordinate(path: str, names: Sequence[str]) -> list[tuple[int, int]]:
+def subordinate(path: str, names: Sequence[str] | None) -> list[tuple[int, int]]:
     """The ranges (first id, how many) that ``/etc/subuid`` or ``/etc/subgid`` gives to an owner, who stands there by
-    name or by number; in the file's order.
+    name or by number (``None``: to anybody), in the file's order.
 
     A file that is missing gives nothing, and so does a line that is none: newuidmap reads it in the same way.
     """
@@ -66,7 +66,7 @@ def subordinate(path: str, names: Sequence[str]) -> list[tuple[int, int]]:
     for line in lines:
         owner, _, rest = line.strip().partition(":")
         first, _, count = rest.partition(":")
-        if owner in names and first.isdecimal() and count.isdecimal() and int(count):
+        if (names is None or owner in names) and first.isdecimal() and count.isdecimal() and int(count):
             found.append((int(first), int(count)))
     return found
 
@@ -140,10 +140,14 @@ def _write_by_helper(pid: int, kind: str, pieces: Sequence[Range]) -> None:
 def setgroups_allowed() -> bool:
     """May setgroups(2) be called in this process's user namespace?"""
     try:
-        with open("/proc/self/setgroups", encoding="ascii") as file:
-            return file.read().strip() != "deny"
+        # Inside a container opening it as text could load a codec, which would be the image's.
+        fd = os.open("/proc/self/setgroups", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:  # no user namespaces in this kernel
         return True
+    try:
+        return os.read(fd, 16).strip() != b"deny"
+    finally:
+        os.close(fd)
 
 
 def deny_setgroups() -> None:

@@ -144,7 +144,7 @@ class ContainerSpec:
     labels: dict[str, str] = field(default_factory=dict)
     tty: bool = False
     stdin_open: bool = False
-    network: str = "bridge"  # a network's name, "none", "host" or "container:ID"
+    network: str = ""  # a network's name, "none", "host", "container:ID"; "": bridge, or none for an ordinary user's
     ports: tuple[PortMapping, ...] = ()
     publish_all: bool = False
     mounts: tuple[Mount, ...] = ()

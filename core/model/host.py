@@ -25,7 +25,7 @@ class HostInfo:
     os: str
     cpus: int
     memory: int  # bytes
-    cgroup_version: str  # "v1", "hybrid" or "v2"
+    cgroup_version: str  # "v1", "hybrid", "v2"; "none" where the engine may use none
     data_root: str
     run_root: str
     containers: int = 0

@@ -99,13 +99,19 @@ def ensure_bridge(nl: Netlink, network: Network) -> int:
 
 def new_namespace() -> int:
     """A namespace with only lo, up; the caller owns the descriptor."""
+    if not netns.administered():
+        return netns.made_aside(_loopback_up)
     with netns.fresh() as fd:
-        inner = Netlink(NETLINK_ROUTE)
-        try:
-            inner.talk([rt.set_up(_LOOPBACK)])[0].check()
-        finally:
-            inner.close()
+        _loopback_up()
         return fd
+
+
+def _loopback_up() -> None:
+    inner = Netlink(NETLINK_ROUTE)
+    try:
+        inner.talk([rt.set_up(_LOOPBACK)])[0].check()
+    finally:
+        inner.close()
 
 
 def new_endpoint(nl: Netlink, info: EndpointInfo, *, bridge: int, mtu: int) -> int:

@@ -15,7 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
-from core.errors import WharfError
+from core.errors import NoPrivilege, WharfError
+from core.kernel import netns
 from core.model import Network, PortMapping
 from core.net import links, pools, recovery
 from core.net.host import Attachment, Host, Published, step
@@ -39,6 +40,27 @@ class Net:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="net")
         self._watcher: asyncio.Task[None] | None = None
         self._reapers: set[asyncio.TimerHandle] = set()
+        # An ordinary user's engine may not touch the host's network: it has `none` and `host`, and makes nothing else.
+        self._allowed = netns.administered()
+
+    def default_for(self, ports: Collection[PortMapping]) -> str:
+        """The network of a container that names none.
+
+        :raises NoPrivilege: it has ports to publish, and an ordinary user cannot
+        """
+        if ports:
+            self.check(pools.DEFAULT)
+        return pools.DEFAULT if self._allowed else "none"
+
+    def check(self, network: str) -> None:
+        """:raises NoPrivilege: containers of an ordinary user cannot be on it"""
+        if not self._allowed and network not in ("none", "host") and not network.startswith("container:"):
+            raise NoPrivilege(
+                f"an ordinary user's container cannot be on the network {network}",
+                "bridges, addresses and published ports need CAP_NET_ADMIN in the host's network namespace",
+                "Use --network none, or host for the network (and the ports) of this machine itself; or run wharf as "
+                "root",
+            )
 
     async def _do(self, work: Callable[[], T], lost: Callable[[T], None] | None = None) -> T:
         """Run ``work`` in the worker. Where the caller is cancelled meanwhile, ``lost`` gets what nobody took."""
@@ -81,6 +103,7 @@ class Net:
         :raises InvalidArgument: ``ip`` is outside the network
         """
         ref = network if isinstance(network, str) else network.id
+        self.check(ref)
         return await self._do(lambda: self._host.attach(ref, cid, ip), lambda lost: os.close(lost.netns_fd))
 
     async def new_netns(self) -> int:
@@ -157,6 +180,8 @@ class Net:
 
     async def describe(self) -> list[Network]:
         """All networks with the containers attached now, and ``host`` and ``none`` as Docker lists them."""
+        if not self._allowed:
+            return [self._pseudo(name, 0.0) for name in ("none", "host")]
 
         def work() -> list[Network]:
             with step("list the networks"):
@@ -180,6 +205,8 @@ class Net:
         :param live: ids of containers that run, or are being started by somebody; None: all that have an address
         :param pids: a process of each running container, by id; without one a lost veth pair stays lost
         """
+        if not self._allowed:
+            return []
         known, processes = None if live is None else frozenset(live), dict(pids or {})
 
         def work() -> list[str]:

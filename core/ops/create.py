@@ -36,6 +36,7 @@ async def create(ctx: Context, spec: ContainerSpec) -> Container:
     argv = command_line(spec, image)
     if spec.publish_all:
         spec = replace(spec, ports=spec.ports + _exposed(spec, image))
+    spec = replace(spec, network=spec.network or ctx.net.default_for(spec.ports))
     await asyncio.to_thread(check_spec, spec, image.config, argv)  # not here: a dead file server would hold the loop
     await check_surroundings(ctx, spec)
     cid = make_id()

@@ -13,11 +13,13 @@ from pathlib import Path
 
 from core import cgroups
 from core.errors import WharfError
-from core.kernel import bpf, caps
+from core.kernel import bpf, caps, netns
+from core.kernel.userns import contained
 from core.model import Check
 from core.ops import probes
+from core.ops.doctor_user import check_user, no_cgroups, no_networks
 from core.ops.hostinfo import nearest
-from core.store.paths import Instance
+from core.store.paths import Instance, rootless_user
 from core.units import human_size
 
 _LOW_SPACE = 2 << 30  # bytes: a few images
@@ -54,8 +56,9 @@ def _gap(name: str, status: str, found: str, consequence: str, fix: str) -> Chec
 
 
 def _privilege(inst: Instance) -> Iterator[Check]:
-    if os.geteuid() != 0:
-        yield _gap("root", "fail", f"user id {os.geteuid()}", "containers cannot be made", "Run wharf as root (sudo)")
+    user = rootless_user()
+    if user is not None:
+        yield from check_user(inst, user)
     held = set(caps.bounding())
     missing = [name for name in _NEEDED if f"CAP_{name}" not in held]
     if missing:
@@ -75,7 +78,11 @@ def _privilege(inst: Instance) -> Iterator[Check]:
 
 def _cgroups(inst: Instance) -> Iterator[Check]:
     try:
-        layout = cgroups.host()
+        if not cgroups.usable() and rootless_user() is not None:
+            yield no_cgroups()
+            return
+        # Of a user's engine the part that is delegated; root sees what there is, and then that it may not be used.
+        layout = cgroups.detect() if cgroups.usable() else cgroups.host()
     except WharfError as exc:
         yield _gap("cgroups", "fail", exc.why, "no limits, no meters, no start", exc.fix)
         return
@@ -108,7 +115,9 @@ def _layers(inst: Instance) -> Iterator[Check]:
     where = nearest(inst.root)
     with probes.user_namespace() as (namespace, reason):
         result = probes.overlay(where, namespace)
-        if namespace is None:
+        if contained():
+            pass  # the user's own, of which check_user tells
+        elif namespace is None:
             yield _gap(
                 "user namespaces",
                 "warn",
@@ -130,11 +139,13 @@ def _layers(inst: Instance) -> Iterator[Check]:
             "this file system cannot carry a container's writable layer",
             "Put the data root (WHARF_ROOT) on ext4, xfs or btrfs; not on another overlay or NFS",
         )
-    for name, problem, consequence in (
-        ("volatile", result.volatile, "throw-away containers cannot skip syncing their writes"),
-        ("metacopy", result.metacopy, "changing a file's owner copies the whole file up"),
-        ("idmap", result.idmap, "remapped containers need a copy of their layers with other owners"),
-    ):
+    features = [("volatile", result.volatile, "throw-away containers cannot skip syncing their writes")]
+    if not contained():  # these need privilege over the file system itself
+        features += [
+            ("metacopy", result.metacopy, "changing a file's owner copies the whole file up"),
+            ("idmap", result.idmap, "remapped containers need a copy of their layers with other owners"),
+        ]
+    for name, problem, consequence in features:
         if problem:
             yield _gap(f"overlay {name}", "warn", problem, consequence, "Boot a newer kernel (5.19 has them all)")
         else:
@@ -156,6 +167,9 @@ def _disk(inst: Instance) -> Iterator[Check]:
 
 
 def _network(inst: Instance) -> Iterator[Check]:
+    if not netns.administered():
+        yield from no_networks()
+        return
     problem = probes.links()
     if problem:
         yield _gap(
@@ -192,6 +206,8 @@ def _network(inst: Instance) -> Iterator[Check]:
 
 
 def _firewall(inst: Instance) -> Iterator[Check]:
+    if not netns.administered():
+        return
     try:
         names = {name for _, name in probes.nft_tables()}
     except OSError:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from core import rootless
 from core.cgroups import Sampler
-from core.errors import NoPrivilege
 from core.images.store import ImageStore
 from core.net import Net
 from core.ops.context import Context, Hub
@@ -18,14 +17,12 @@ from core.store.paths import find_instance
 
 
 async def open_context(root: Path | None, run: Path | None) -> Context:
-    """:raises NoPrivilege: not root :raises Unavailable: a database that this program cannot use"""
-    if os.geteuid() != 0:
-        raise NoPrivilege(
-            "wharf must run as root",
-            "namespaces, overlay mounts and netlink need CAP_SYS_ADMIN and CAP_NET_ADMIN",
-            "Run it with sudo",
-        )
+    """:raises NoPrivilege: an ordinary user who cannot be root in a user namespace
+
+    :raises Unavailable: a database that this program cannot use
+    """
     inst = find_instance(root, run)
+    rootless.enter(inst)
     store = Store.open(inst)
     net, images = Net(inst, store), ImageStore(inst, store)
     ctx = Context(inst, store, net, images, Hub(inst), Sampler())

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -25,6 +26,7 @@ from core.kernel import mount, netns, nftables, rtnetlink
 from core.kernel.libc import AT_EMPTY_PATH, SYS_MOUNT_SETATTR, syscall
 from core.kernel.netlink import NETLINK_NETFILTER, NETLINK_ROUTE, Netlink, attr_map, string
 from core.kernel.process import CLONE_NEWNS, unshare
+from core.kernel.userns import Range, contained, read_map
 
 T = TypeVar("T")
 
@@ -100,6 +102,8 @@ def _overlay(base: str, user_namespace: int | None) -> Overlay:
 
 
 def _try(options: list[tuple[str, str | None]]) -> str:
+    if contained():
+        options = [*options, ("userxattr", None)]
     try:
         os.close(mount.filesystem("overlay", options, source="overlay"))
     except OSError as exc:
@@ -150,8 +154,11 @@ def _mapped(child: subprocess.Popen[bytes]) -> int:
     code = int((child.stdout.readline() if child.stdout else b"") or errno.EIO)
     if code:
         raise OSError(code, os.strerror(code))
-    for file in ("uid_map", "gid_map"):
-        Path(f"/proc/{child.pid}/{file}").write_text("0 100000 65536\n", "ascii")
+    for kind in ("uid", "gid"):
+        # In a user namespace there are only the ids that it has itself: the same ones again.
+        own = [replace(piece, outside=piece.inside) for piece in read_map(kind)]
+        pieces = own if contained() else [Range(0, 100000, 65536)]
+        Path(f"/proc/{child.pid}/{kind}_map").write_text("\n".join(str(piece) for piece in pieces), "ascii")
     return os.open(f"/proc/{child.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
 
 

@@ -6,9 +6,10 @@ import contextlib
 import time
 from collections.abc import Sequence
 
+from core import cgroups
 from core.errors import NotFound
 from core.model import Sample
-from core.ops import records
+from core.ops import processes, records
 from core.ops.context import Context
 
 
@@ -21,13 +22,17 @@ async def stats(ctx: Context, refs: Sequence[str] | None) -> list[Sample]:
         found = await records.every(ctx)
     else:
         found = [await records.find(ctx, ref) for ref in refs]
-    live = [(rec, saved) for rec in found if (saved := records.observe(ctx, rec)[0]).state.live]
-    wires = [end.interface for _, saved in live for end in saved.endpoints if end.interface]
+    seen = [(rec, *records.observe(ctx, rec)) for rec in found]
+    live = [(rec, saved, run.pid) for rec, saved, run in seen if run is not None and saved.state.live]
+    wires = [end.interface for _, saved, _ in live for end in saved.endpoints if end.interface]
     traffic = await ctx.net.counters(wires) if wires else {}
+    # Without a cgroup they are counted by their processes.
+    counted = None if cgroups.usable() else processes.read(pid for _, _, pid in live)
     samples = []
-    for record, saved in live:
-        with contextlib.suppress(NotFound):  # it has ended this very moment
-            counters = ctx.sampler.read(records.cgroup(ctx, record.id, record))
+    for record, saved, pid in live:
+        with contextlib.suppress(NotFound, KeyError):  # it has ended this very moment
+            group = records.cgroup(ctx, record.id, record)
+            counters = ctx.sampler.read(group) if counted is None else counted[pid]
             pairs = [traffic.get(end.interface, (0, 0)) for end in saved.endpoints]
             samples.append(
                 Sample(

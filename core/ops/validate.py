@@ -47,11 +47,15 @@ _TMPFS_KEYS = {
 
 
 async def check_surroundings(ctx: Context, spec: ContainerSpec) -> None:
-    """:raises NotFound: no such network :raises InvalidArgument: a parent cgroup that is kept for containers"""
+    """:raises NotFound: no such network :raises InvalidArgument: a parent cgroup that is kept for containers
+
+    :raises NoPrivilege: an ordinary user's container cannot be on that network
+    """
     if f"{spec.cgroup_parent}/".startswith(f"{ctx.inst.cgroup}/"):
         raise InvalidArgument(
             f"invalid parent cgroup {spec.cgroup_parent!r}", "the engine keeps its own containers there", "Drop it"
         )
+    ctx.net.check(spec.network)
     if spec.network not in ("none", "host", "bridge") and not spec.network.startswith("container:"):
         known = [net.name for net in await ctx.net.describe()]
         if spec.network not in known:

@@ -16,7 +16,7 @@ from core.kernel import mount, process, userns
 from core.kernel.clone import fork_sibling
 from core.runtime import attributes, finish, terminal
 from core.runtime.defaults import Json
-from core.runtime.namespaces import KINDS
+from core.runtime.namespaces import FILES, KINDS
 from core.runtime.task import ExecTask, Report
 
 
@@ -53,15 +53,15 @@ def _enter(task: ExecTask, report: Report) -> int:
     # The container's root as its first process has it: the mount namespace's own root is another directory where the
     # engine itself runs in a chroot.
     root = os.open(f"/proc/{task.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    others = _is_other_user_namespace(task.pid)
+    flags = _other_namespaces(task.pid)
     finish.keep_only(task.stdio, {task.report, task.pidfd, root, *range(3, 3 + task.preserve)})
-    flags = sum(KINDS.values()) & ~KINDS["pid"]
-    process.setns(task.pidfd, flags if others else flags & ~KINDS["user"])
+    if flags:
+        process.setns(task.pidfd, flags)
     process.setns(task.pidfd, process.CLONE_NEWPID)  # not for this process: for its children
     os.close(task.pidfd)
     os.fchdir(root)
     os.chroot(".")
-    if others:
+    if flags & KINDS["user"]:
         _become_its_root()
     if own.get("terminal"):
         # 0, 1, 2 are the monitor's until now: they too must be replaced out here.
@@ -72,9 +72,15 @@ def _enter(task: ExecTask, report: Report) -> int:
     return mount.filesystem("proc") if own.get("apparmorProfile") or own.get("selinuxLabel") else -1
 
 
-def _is_other_user_namespace(pid: int) -> bool:
-    theirs, ours = os.stat(f"/proc/{pid}/ns/user"), os.stat("/proc/self/ns/user")
-    return (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino)
+def _other_namespaces(pid: int) -> int:
+    """Flags of the namespaces that are not ours, the pid namespace left out. Those that are must not be joined: one's
+    own user namespace cannot be, and the host's others not from inside a user namespace."""
+    flags = 0
+    for kind, flag in KINDS.items():
+        name = FILES.get(kind, kind)
+        if kind != "pid" and os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}"):
+            flags |= flag
+    return flags
 
 
 def _become_its_root() -> None:

@@ -45,7 +45,7 @@ def _start(task: InitTask, report: Report) -> NoReturn:
     # Before anything of the image is touched: no descriptor of the host is left but those we need.
     keep = {task.report, *joined.values(), *range(3, 3 + task.preserve)}
     finish.keep_only(task.stdio, keep | {fd for fd in (task.gate, task.shm) if fd >= 0})
-    if namespaces.guided(task.config):
+    if task.place is not None:
         sources = _guide(task, report, joined)
     else:
         namespaces.enter(task, report, joined)

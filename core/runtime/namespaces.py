@@ -29,7 +29,7 @@ KINDS = {
     "time": process.CLONE_NEWTIME,
     "pid": process.CLONE_NEWPID,
 }
-_FILES = {"mount": "mnt", "network": "net"}  # in /proc/PID/ns, where they are called otherwise
+FILES = {"mount": "mnt", "network": "net"}  # in /proc/PID/ns, where they are called otherwise
 
 
 def listed(config: Json) -> dict[str, str]:
@@ -126,7 +126,7 @@ def _join(kind: str, fd: int) -> None:
         raise StartFailed(
             f"cannot join the {kind} namespace",
             f"it is none, or of another kind: {error.strerror}" if error.errno == errno.EINVAL else str(error.strerror),
-            f"Give a file like /proc/PID/ns/{_FILES.get(kind, kind)}",
+            f"Give a file like /proc/PID/ns/{FILES.get(kind, kind)}",
         ) from error
 
 

@@ -28,13 +28,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import InvalidArgument
+from core.kernel.userns import contained
 
 DEFAULT_ROOT = Path("/var/lib/wharf")
 DEFAULT_RUN = Path("/run/wharf")
+ROOTLESS_UID = "WHARF_ROOTLESS_UID"  # environment: whose engine this is, where its process is root in a user namespace
 
 
 @dataclass(frozen=True)
@@ -118,14 +122,77 @@ class Instance:
                 (base / name).mkdir(mode=0o700, exist_ok=True)
 
 
+def rootless_user() -> int | None:
+    """The ordinary user whose engine this process is (see :mod:`core.rootless`); None for root's."""
+    if user := os.geteuid():
+        return user
+    named = os.environ.get(ROOTLESS_UID, "")
+    return int(named) if named.isdecimal() and contained() else None
+
+
 def find_instance(root: Path | None = None, run: Path | None = None) -> Instance:
     """The instance named by the arguments, else by ``WHARF_ROOT``/``WHARF_RUN``, else the default.
 
-    A root without a run folder gets one of its own below ``/run/wharf-<tag>``, so that two roots never share one.
+    Root's default is ``/var/lib/wharf`` and ``/run/wharf``, a user's ``$XDG_DATA_HOME/wharf`` and
+    ``$XDG_RUNTIME_DIR/wharf``. A root without a run folder gets one of its own beside the default one, named after its
+    tag, so that two roots never share one.
+
+    :raises InvalidArgument: there is no safe place for the run folder
     """
-    root = (root or Path(os.environ.get("WHARF_ROOT") or DEFAULT_ROOT)).absolute()
+    user = rootless_user()
+    usual = DEFAULT_ROOT if user is None else _data_home(user) / "wharf"
+    root = (root or Path(os.environ.get("WHARF_ROOT") or usual)).absolute()
     named = run or (Path(os.environ["WHARF_RUN"]) if os.environ.get("WHARF_RUN") else None)
     if named is None:
-        tag = Instance(root, DEFAULT_RUN).tag
-        named = DEFAULT_RUN.with_name(f"wharf-{tag}") if tag else DEFAULT_RUN
+        base = DEFAULT_RUN.parent if user is None else runtime_folder(user)
+        named = base / ("wharf" if root == usual else f"wharf-{Instance(root, DEFAULT_RUN).tag}")
     return Instance(root, named.absolute())
+
+
+def _data_home(user: int) -> Path:
+    """XDG Base Directory Specification: a path that is not absolute is invalid and is ignored."""
+    named = os.environ.get("XDG_DATA_HOME", "")
+    if named.startswith("/"):
+        return Path(named)
+    home = os.environ.get("HOME", "")
+    if not home.startswith("/"):
+        try:
+            home = pwd.getpwuid(user).pw_dir
+        except KeyError:
+            raise InvalidArgument(
+                "there is no place for the data root", f"user {user} has no home", "Set HOME, or WHARF_ROOT"
+            ) from None
+    return Path(home) / ".local" / "share"
+
+
+def runtime_folder(user: int) -> Path:
+    """Where a user's run folders are: gone after a reboot, nobody else's, and the same in every session of theirs.
+
+    ``$XDG_RUNTIME_DIR``, else what systemd makes for each user, else ``/tmp/wharf-UID``, which is made.
+
+    :raises InvalidArgument: somebody else has made that one
+    """
+    # `su` without a dash leaves the variable of the other user: the owner says whose it is.
+    for text in (os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{user}"):
+        if text.startswith("/") and _is_private(text):
+            return Path(text)
+    place = f"/tmp/wharf-{user}"
+    try:
+        os.mkdir(place, 0o700)
+    except FileExistsError:
+        if not _is_private(place):
+            raise InvalidArgument(
+                f"cannot use {place}",
+                "it is not a folder that belongs to you alone, and you have no XDG_RUNTIME_DIR",
+                "Set XDG_RUNTIME_DIR to a folder of your own with mode 0700",
+            ) from None
+    return Path(place)
+
+
+def _is_private(path: str) -> bool:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    # Inside the user namespace the user is 0, and so the owner of these files is.
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022

@@ -15,8 +15,8 @@ from typing import NoReturn, cast
 
 from core import cgroups
 from core.errors import Conflict, StartFailed, WharfError, from_dict
-from core.kernel import process
-from core.kernel.clone import Place, fork_into
+from core.kernel import process, userns
+from core.kernel.clone import Place, fork_into, fork_new
 from core.runtime import execute, init, namespaces, notify
 from core.runtime.defaults import Json
 from core.runtime.task import LISTENER, ExecTask, Filter, InitTask
@@ -222,7 +222,8 @@ def start_init(task: InitTask, cgroup: str, host_hooks: Callable[[int], None] | 
         init.run(task)
 
     born = cgroups.born_in(cgroup)
-    if namespaces.guided(task.config):
+    # In a user namespace we could send our children into another's pid namespace, and then no more into our own.
+    if namespaces.guided(task.config) or (_pid_namespace(task) and userns.contained()):
         task.place = Place()
     child = _fork(become, born, task.place, _pid_namespace(task))
     child.host_hooks = host_hooks
@@ -258,10 +259,7 @@ def _in_pid_namespace(where: str | int, fork: Callable[[], int]) -> int:
     home = os.open("/proc/self/ns/pid_for_children", os.O_RDONLY | os.O_CLOEXEC)
     try:
         # This changes where this process's *children* go, not where it is itself.
-        if where == "":
-            process.unshare(process.CLONE_NEWPID)
-        else:
-            _join_pid_namespace(where)
+        _join_pid_namespace(where)
         try:
             return fork()
         except OSError as error:
@@ -299,14 +297,16 @@ def _fork(become: Callable[[int], NoReturn], born: int | None, place: Place | No
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def fork() -> int:
-        pid = os.fork() if born is None else fork_into(born)
+        # Born in it: our own children could be sent there too (unshare(2)), but in a user namespace not back again.
+        new = process.CLONE_NEWPID if pid_ns == "" else 0
+        pid = fork_new(new) if born is None else fork_into(born, new)
         if pid == 0:
             ours.close()
             become(theirs.fileno())
         return pid
 
     try:
-        return Child(fork() if pid_ns is None else _in_pid_namespace(pid_ns, fork), ours, place)
+        return Child(_in_pid_namespace(pid_ns, fork) if pid_ns else fork(), ours, place)
     except BaseException:
         ours.close()
         raise

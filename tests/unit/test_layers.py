@@ -21,6 +21,7 @@ RANKS: list[set[str]] = [
     {"core.store"},
     {"core.runtime", "core.cgroups", "core.images", "core.net", "core.volumes", "core.logs"},
     {"core.supervise"},
+    {"core.rootless"},
     {"core.oci"},
     {"core.ops"},
     {"core.demo"},
@@ -33,7 +34,8 @@ FOR_FACES = (WORDS | {"core.engine", "core.options"}) - {"core"}
 # `open_engine` is the one door from the protocol to what implements it; those of the workstation to the
 # command lines are `tui.__main__`, where `wharf` with arguments goes, and `tui.forms`, whose line of options is read by
 # the parser of `wharf run`.
-DOORS = {("core.engine", "core.local"), ("tui", "core.cli"), ("tui", "core.oci"), ("core", "core.engine")}
+DOORS = {("core.engine", "core.local"), ("core.engine", "core.rootless"), ("tui", "core.cli"), ("tui", "core.oci")}
+DOORS |= {("core", "core.engine")}
 
 NAMESPACES = {"backports"}  # packages that hold several distributions, none of which owns the name
 
