@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from core.errors import InvalidArgument, NotFound
@@ -13,7 +13,7 @@ from core.images import reference
 from core.images.layers import hex_of
 from core.images.manifest import Config, parse_config
 from core.model import Image
-from core.store.db import Database
+from core.store.db import Row
 
 _PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})\Z")
 
@@ -61,19 +61,22 @@ def save(con: sqlite3.Connection, new: NewImage) -> bool:
 
 
 class Records:
-    """Reads images; parsed configurations are kept, as they never change."""
+    """Reads images; parsed configurations are kept, as they never change.
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
+    :param read: how, and so in which thread (:meth:`Database.read`, :meth:`Database.peek`)
+    """
+
+    def __init__(self, read: Callable[..., list[Row]]) -> None:
+        self._read = read
         self._configs: dict[str, Config] = {}
 
     def every(self) -> list[Image]:
         """Every image, newest first."""
-        rows = self._db.read("SELECT id, config FROM image ORDER BY created DESC, id")
+        rows = self._read("SELECT id, config FROM image ORDER BY created DESC, id")
         tags, digests = self._names("tag"), self._names("repo_digest")
         sizes = {
             row["image"]: row["size"]
-            for row in self._db.read(
+            for row in self._read(
                 "SELECT image, sum(size) AS size FROM image_layer JOIN layer ON layer.id = layer GROUP BY image"
             )
         }
@@ -82,7 +85,7 @@ class Records:
 
     def _names(self, table: str) -> defaultdict[str, list[str]]:
         found: defaultdict[str, list[str]] = defaultdict(list)
-        for row in self._db.read(f"SELECT reference, image FROM {table} ORDER BY reference"):
+        for row in self._read(f"SELECT reference, image FROM {table} ORDER BY reference"):
             found[row["image"]].append(row["reference"])
         return found
 
@@ -106,23 +109,23 @@ class Records:
 
     def one(self, image_id: str) -> Image:
         """:raises NotFound:"""
-        rows = self._db.read("SELECT id, config FROM image WHERE id = ?", (image_id,))
+        rows = self._read("SELECT id, config FROM image WHERE id = ?", (image_id,))
         if not rows:
             raise missing(image_id)
         self._configs[image_id] = self._config(rows[0])
         tags, digests = self._names_of("tag", image_id), self._names_of("repo_digest", image_id)
-        size = self._db.read(
+        size = self._read(
             "SELECT sum(size) AS size FROM image_layer JOIN layer ON layer.id = layer WHERE image = ?", (image_id,)
         )[0]["size"]
         return self._image(image_id, tags, digests, size or 0)
 
     def _names_of(self, table: str, image_id: str) -> list[str]:
-        rows = self._db.read(f"SELECT reference FROM {table} WHERE image = ? ORDER BY reference", (image_id,))
+        rows = self._read(f"SELECT reference FROM {table} WHERE image = ? ORDER BY reference", (image_id,))
         return [row["reference"] for row in rows]
 
     def keys(self, image_id: str) -> list[str]:
         """The image's layers, lowest first."""
-        rows = self._db.read("SELECT layer FROM image_layer WHERE image = ? ORDER BY position", (image_id,))
+        rows = self._read("SELECT layer FROM image_layer WHERE image = ? ORDER BY position", (image_id,))
         return [row["layer"] for row in rows]
 
     def resolve(self, ref: str) -> tuple[str, bool]:
@@ -136,7 +139,7 @@ class Records:
         match = _PREFIX.match(ref)
         if not match:
             raise missing(ref)
-        rows = self._db.read("SELECT id FROM image WHERE id GLOB ? LIMIT 2", (f"sha256:{match[1]}*",))
+        rows = self._read("SELECT id FROM image WHERE id GLOB ? LIMIT 2", (f"sha256:{match[1]}*",))
         if len(rows) > 1:
             raise InvalidArgument(f"{ref!r} names several images", "it begins more than one id", "Give more digits")
         if not rows:
@@ -150,7 +153,7 @@ class Records:
             return None
         table = "repo_digest" if name.digest else "tag"
         key = f"{name.name}@{name.digest}" if name.digest else str(name)
-        rows = self._db.read(f"SELECT image FROM {table} WHERE reference = ?", (key,))
+        rows = self._read(f"SELECT image FROM {table} WHERE reference = ?", (key,))
         return rows[0]["image"] if rows else None
 
 

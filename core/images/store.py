@@ -35,7 +35,8 @@ class ImageStore:
         self.store = db
         self.layers = Layers(inst, db)
         self.content = Content(inst)
-        self._records = Records(db.disk)
+        self._records = Records(db.disk.read)
+        self._now = Records(db.disk.peek)  # for the thread of the event loop: a few quick queries
         self._deleting: set[asyncio.Task[None]] = set()
         self.layers.prepare()
         self.content.prepare()
@@ -52,7 +53,7 @@ class ImageStore:
         :raises NotFound: no such image
         :raises InvalidArgument: the beginning of several ids
         """
-        return await self.store.disk.run(lambda: self._records.one(self._records.resolve(ref)[0]))
+        return self._now.one(self._now.resolve(ref)[0])
 
     def layer_dirs(self, image: Image) -> builtins.list[Path]:
         """The image's folders for overlayfs, top first.
@@ -61,7 +62,7 @@ class ImageStore:
         left out.
         """
         dirs, opaque = [], opaque_name(contained())
-        for key in reversed(self._records.keys(image.id)):
+        for key in reversed(self._now.keys(image.id)):
             dirs.append(self.layers.diff(key))
             try:
                 if os.getxattr(dirs[-1], opaque) == b"y":

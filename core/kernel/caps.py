@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import functools
 from collections.abc import Iterable
 
 from core.kernel.libc import call, prctl
@@ -41,7 +43,12 @@ def mask(names: Iterable[str]) -> int:
 
 def bounding() -> list[str]:
     """Names of the capabilities in this process's bounding set: nothing it starts can have more."""
-    return [name for name, number in NUMBERS.items() if _in_bounding(number)]
+    return list(_bounding())
+
+
+@functools.cache
+def _bounding() -> tuple[str, ...]:
+    return tuple(name for name, number in NUMBERS.items() if _in_bounding(number))
 
 
 def _in_bounding(number: int) -> bool:
@@ -56,13 +63,17 @@ def limit_bounding(keep: int) -> None:
 
     :raises OSError:
     """
+    _bounding.cache_clear()
     for number in range(64):
+        if keep >> number & 1:
+            continue
         try:
-            held = prctl(_PR_CAPBSET_READ, number) == 1
-        except OSError:
-            return  # past the kernel's last capability
-        if held and not keep >> number & 1:
-            prctl(_PR_CAPBSET_DROP, number)
+            prctl(_PR_CAPBSET_DROP, number)  # one that has gone already is no error
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return  # past the kernel's last capability
+            if _in_bounding(number):
+                raise
 
 
 def keep_over_setuid(on: bool) -> None:

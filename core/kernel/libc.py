@@ -12,6 +12,11 @@ import os
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SYSCALL = _LIBC.syscall
 _SYSCALL.restype = ctypes.c_long
+# As wide as a register, and ctypes turns integers, bytes, its own objects and None into it without our help.
+_SYSCALL.argtypes = [ctypes.c_long] + [ctypes.c_void_p] * 6
+_PADDING = [(0,) * (6 - count) for count in range(7)]
+for _name in ("capset", "fstatfs", "mount", "setns", "sethostname", "umount2", "unshare"):
+    getattr(_LIBC, _name)  # looked up here once, and not by every process that is forked
 _PRCTL = _LIBC.prctl
 _PRCTL.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 
@@ -53,8 +58,7 @@ def syscall(number: int, *args: object, what: str = "") -> int:
 
     :raises OSError: the call returned -1
     """
-    converted = [ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args]
-    result = int(_SYSCALL(ctypes.c_long(number), *converted))
+    result: int = _SYSCALL(number, *args, *_PADDING[len(args)])
     if result == -1:
         raise fail(what or f"syscall {number}")
     return result

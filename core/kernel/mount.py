@@ -10,6 +10,7 @@ import ctypes
 import errno
 import functools
 import os
+import struct
 from collections.abc import Iterable, Sequence
 
 from core.kernel.libc import (
@@ -56,8 +57,7 @@ _MNT_DETACH = 2
 _STRING_LIMIT = 255  # fsconfig(2) copies at most 256 bytes of a value, the final NUL included
 
 
-class _MountAttr(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd")]
+_MOUNT_ATTR = struct.Struct("=4Q")  # struct mount_attr: attr_set, attr_clr, propagation, userns_fd
 
 
 def filesystem(fstype: str, options: Iterable[tuple[str, str | None]] = (), attrs: int = 0, source: str = "") -> int:
@@ -274,10 +274,7 @@ def set_attributes(mount_fd: int, attrs: int, *, clear: int = 0, propagation: in
 
     :raises OSError:
     """
-    attributes = _MountAttr(attrs, clear, propagation, 0)
-    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
-    size = ctypes.sizeof(attributes)
-    syscall(SYS_MOUNT_SETATTR, mount_fd, b"", flags, ctypes.byref(attributes), size, what="mount_setattr")
+    _set_attributes(mount_fd, _MOUNT_ATTR.pack(attrs, clear, propagation, 0), recursive)
 
 
 def map_ids(mount_fd: int, userns_fd: int, *, recursive: bool = False) -> None:
@@ -286,10 +283,12 @@ def map_ids(mount_fd: int, userns_fd: int, *, recursive: bool = False) -> None:
 
     :raises OSError: ``EINVAL`` where the file system or the kernel cannot do it, or the mount is mapped already
     """
-    attributes = _MountAttr(ATTR_IDMAP, 0, 0, userns_fd)
+    _set_attributes(mount_fd, _MOUNT_ATTR.pack(ATTR_IDMAP, 0, 0, userns_fd), recursive)
+
+
+def _set_attributes(mount_fd: int, attributes: bytes, recursive: bool) -> None:
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
-    size = ctypes.sizeof(attributes)
-    syscall(SYS_MOUNT_SETATTR, mount_fd, b"", flags, ctypes.byref(attributes), size, what="mount_setattr")
+    syscall(SYS_MOUNT_SETATTR, mount_fd, b"", flags, attributes, len(attributes), what="mount_setattr")
 
 
 def set_root_propagation(propagation: int, *, recursive: bool = True) -> None:

@@ -7,10 +7,10 @@ and ``..``.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
+import struct
 
 from core.kernel.libc import SYS_OPENAT2, syscall
 
@@ -24,8 +24,7 @@ _PATH_DIR = os.O_PATH | os.O_DIRECTORY
 _TRIES = 128
 
 
-class _OpenHow(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint64) for name in ("flags", "mode", "resolve")]
+_HOW = struct.Struct("=3Q")  # struct open_how: flags, mode, resolve
 
 
 def open_in_root(root_fd: int, path: str, flags: int, *, mode: int = 0, resolve: int = IN_ROOT) -> int:
@@ -35,11 +34,11 @@ def open_in_root(root_fd: int, path: str, flags: int, *, mode: int = 0, resolve:
     :param resolve: more ``RESOLVE_*`` bits; ``IN_ROOT`` or ``BENEATH`` must be among them
     :raises OSError: ``EAGAIN`` only after many tries against somebody who keeps renaming
     """
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve | NO_MAGICLINKS)
+    how = _HOW.pack(flags | os.O_CLOEXEC, mode, resolve | NO_MAGICLINKS)
     name = os.fsencode(path) or b"."
     for left in range(_TRIES, 0, -1):
         try:
-            return syscall(SYS_OPENAT2, root_fd, name, ctypes.byref(how), ctypes.sizeof(how), what=path)
+            return syscall(SYS_OPENAT2, root_fd, name, how, len(how), what=path)
         except OSError as error:
             # The kernel could not rule out a ".." race with a rename; it asks to be called again (openat2(2)).
             if error.errno != errno.EAGAIN or left == 1:
@@ -53,7 +52,12 @@ def make_dirs(root_fd: int, path: str, mode: int = 0o755) -> int:
     :returns: an ``O_PATH`` descriptor of it
     :raises OSError: ``ENOTDIR`` where a file is in the way, ``ENOENT`` at a dangling link
     """
-    parts = [part for part in os.path.normpath("/" + path).split("/") if part]
+    whole = os.path.normpath("/" + path)
+    try:
+        return open_in_root(root_fd, whole, _PATH_DIR)  # mostly it is there
+    except FileNotFoundError:
+        pass
+    parts = [part for part in whole.split("/") if part]
     current = open_in_root(root_fd, "/", _PATH_DIR)
     made = False
     for index, part in enumerate(parts):

@@ -1,4 +1,5 @@
-"""The OCI bundle of one start: ``config.json``, and the three files about names that every container gets."""
+"""What one start needs: the OCI bundle (``config.json``, and the three files about names that every container gets),
+its cgroup, and the monitor's :class:`Launch`."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
+from core import cgroups
 from core.model import ContainerSpec, EndpointInfo
 from core.net import names
 from core.ops import records
@@ -21,31 +24,13 @@ from core.runtime.limits import cgroup_limits
 from core.store.paths import Instance
 from core.supervise.protocol import Launch
 
+_ETC = ("hosts", "resolv.conf", "hostname")
 
-def write(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...], joined: Mapping[str, str]) -> Launch:
-    """Write everything that the container's side needs to read, and say it to the monitor.
 
-    :param joined: kind → path of each namespace that is another container's (see :mod:`core.ops.joins`)
-    :raises InvalidArgument: a value that no container can have
-    """
+def launch(ctx: Context, record: Record) -> Launch:
+    """What the monitor must know beforehand: nothing of it needs anything to be made."""
     inst, cid, spec = ctx.inst, record.id, record.spec
     folder = inst.container_dir(cid)
-    config = oci.build_config(
-        spec,
-        record.config.image,
-        cid=cid,
-        argv=record.config.argv,
-        hostname=record.config.hostname,
-        rootfs="rootfs",
-        cgroup_path=f"/{records.cgroup(ctx, cid, record)}",
-        etc_files=_etc_files(folder, record, endpoints),
-        netns="host" if spec.network == "host" else "new",
-        joined=joined,
-        volumes=_volumes(inst, spec),
-    )
-    filter_path = oci.write_bundle(folder, config, inst.run / "cache")
-    # The record of the run before would be taken for this one's.
-    (folder / "exit.json").unlink(missing_ok=True)
     return Launch(
         id=cid,
         bundle=str(folder),
@@ -63,10 +48,44 @@ def write(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...], joi
         log=spec.log,
         restart=spec.restart,
         healthcheck=effective(spec.healthcheck, record.config.image.healthcheck),
-        seccomp=filter_path,
         cleanup=cleanup_argv(inst),
         attributes={"name": record.name, "image": spec.image},
     )
+
+
+def write(ctx: Context, record: Record, joined: Mapping[str, str]) -> Json:
+    """Write everything that the container's side needs to read. Before that, make its cgroup.
+
+    :param joined: kind → path of each namespace that is another container's (see :mod:`core.ops.joins`)
+    :returns: the configuration for the monitor: without the rules of the seccomp filter, by far its largest part
+    :raises InvalidArgument: a value that no container can have
+    :raises WharfError: of :func:`core.cgroups.create`
+    """
+    inst, cid, spec = ctx.inst, record.id, record.spec
+    folder, group = inst.container_dir(cid), records.cgroup(ctx, cid, record)
+    config = oci.build_config(
+        spec,
+        record.config.image,
+        cid=cid,
+        argv=record.config.argv,
+        hostname=record.config.hostname,
+        rootfs="rootfs",
+        cgroup_path=f"/{group}",
+        etc_files={f"/etc/{name}": str(folder / name) for name in _ETC},
+        netns="host" if spec.network == "host" else "new",
+        joined=joined,
+        volumes=_volumes(inst, spec),
+    )
+    linux = cast(Json, config["linux"])
+    cgroups.create(group, cast(Json, linux.get("resources") or {}))
+    _write_names(ctx, record)
+    oci.write_bundle(folder, config, inst.run / "cache")
+    # The record of the run before would be taken for this one's.
+    (folder / "exit.json").unlink(missing_ok=True)
+    if "seccomp" in linux:
+        rest = {key: value for key, value in cast(Json, linux["seccomp"]).items() if key != "syscalls"}
+        config["linux"] = {**linux, "seccomp": rest}
+    return config
 
 
 def rewrite_resources(inst: Instance, cid: str, spec: ContainerSpec) -> Json:
@@ -102,6 +121,7 @@ def cleanup_argv(inst: Instance) -> tuple[str, ...]:
 
 
 def _rewrite(path: Path, text: str) -> None:
+    """In place: a restarted container's bind mount keeps showing the file."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         os.fchmod(fd, 0o644)  # whatever our umask
@@ -110,21 +130,29 @@ def _rewrite(path: Path, text: str) -> None:
         os.close(fd)
 
 
-def _etc_files(folder: Path, record: Record, endpoints: tuple[EndpointInfo, ...]) -> dict[str, str]:
-    """Write hosts, resolv.conf and hostname; container path → host path."""
-    spec, end = record.spec, endpoints[0] if endpoints else EndpointInfo("")
-    texts = {
-        "hosts": names.hosts_file(
-            end.ip,
-            record.config.hostname,
-            domainname=spec.domainname,
-            extra_hosts=spec.extra_hosts,
-            gateway=end.gateway,
-        ),
-        "resolv.conf": names.resolv_conf(names.host_resolv_conf(), spec.dns, host_network=spec.network == "host"),
-        "hostname": names.hostname_file(record.config.hostname),
-    }
-    for name, text in texts.items():
-        # Rewritten in place: a restarted container's bind mount keeps showing the file.
-        _rewrite(folder / name, text)
-    return {f"/etc/{name}": str(folder / name) for name in texts}
+def gets_address(spec: ContainerSpec) -> bool:
+    """Does it get an address of its own, once it is attached to its network?"""
+    return spec.network not in ("host", "none") and not spec.network.startswith("container:")
+
+
+def write_hosts(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...]) -> None:
+    """Write /etc/hosts."""
+    end = endpoints[0] if endpoints else EndpointInfo("")
+    text = names.hosts_file(
+        end.ip,
+        record.config.hostname,
+        domainname=record.spec.domainname,
+        extra_hosts=record.spec.extra_hosts,
+        gateway=end.gateway,
+    )
+    _rewrite(ctx.inst.container_dir(record.id) / "hosts", text)
+
+
+def _write_names(ctx: Context, record: Record) -> None:
+    """Write resolv.conf and hostname; hosts too, where no address will come."""
+    spec, folder = record.spec, ctx.inst.container_dir(record.id)
+    resolv = names.resolv_conf(names.host_resolv_conf(), spec.dns, host_network=spec.network == "host")
+    _rewrite(folder / "resolv.conf", resolv)
+    _rewrite(folder / "hostname", names.hostname_file(record.config.hostname))
+    if not gets_address(spec):
+        write_hosts(ctx, record, ())

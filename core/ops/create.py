@@ -37,7 +37,10 @@ async def create(ctx: Context, spec: ContainerSpec) -> Container:
     if spec.publish_all:
         spec = replace(spec, ports=spec.ports + _exposed(spec, image))
     spec = replace(spec, network=spec.network or ctx.net.default_for(spec.ports))
-    await asyncio.to_thread(check_spec, spec, image.config, argv)  # not here: a dead file server would hold the loop
+    if spec.security_opt or any(mount.kind == "bind" for mount in spec.mounts):
+        await asyncio.to_thread(check_spec, spec, image.config, argv)  # a dead file server would hold the loop
+    else:
+        check_spec(spec, image.config, argv)
     await check_surroundings(ctx, spec)
     cid = make_id()
     layers = tuple(str(path) for path in ctx.images.layer_dirs(image))

@@ -30,8 +30,8 @@ async def open_context(root: Path | None, run: Path | None) -> Context:
     async def create_undo(cid: str) -> None:
         await undo_create(ctx, cid)
 
-    async def start_undo(cid: str) -> None:
-        await undo_start(ctx, cid)
+    async def start_undo(cid: str, before: str = "") -> None:
+        await undo_start(ctx, cid, before)
 
     async def update_undo(cid: str) -> None:
         await undo_update(ctx, cid)

@@ -18,7 +18,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -156,7 +155,7 @@ def _mapped(child: subprocess.Popen[bytes]) -> int:
         raise OSError(code, os.strerror(code))
     for kind in ("uid", "gid"):
         # In a user namespace there are only the ids that it has itself: the same ones again.
-        own = [replace(piece, outside=piece.inside) for piece in read_map(kind)]
+        own = [Range(piece.inside, piece.inside, piece.count) for piece in read_map(kind)]
         pieces = own if contained() else [Range(0, 100000, 65536)]
         Path(f"/proc/{child.pid}/{kind}_map").write_text("\n".join(str(piece) for piece in pieces), "ascii")
     return os.open(f"/proc/{child.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)

@@ -20,6 +20,7 @@ from core.model import Container, ContainerSpec, EndpointInfo, ImageConfig, Port
 from core.ops.context import Context
 from core.store.codec import from_plain, to_plain
 from core.store.db import Row
+from core.store.journal import is_open
 from core.supervise import client
 
 STOP_GRACE = 15.0  # seconds: what a stop may take beyond its own time, SIGKILL included
@@ -79,12 +80,21 @@ def _decode(row: Row) -> Record:
         row["created"],
         from_plain(ContainerSpec, json.loads(row["spec"])),
         from_plain(Config, json.loads(row["config"])),
-        from_plain(Saved, json.loads(row["state"])),
+        load(row["state"]),
     )
 
 
 def _dump(value: Any) -> str:
     return json.dumps(to_plain(value), separators=(",", ":"))
+
+
+def dump(saved: Saved) -> str:
+    """The ``state`` column's text."""
+    return _dump(saved)
+
+
+def load(text: str) -> Saved:
+    return from_plain(Saved, json.loads(text))
 
 
 async def every(ctx: Context) -> list[Record]:
@@ -197,6 +207,8 @@ def observe(ctx: Context, record: Record) -> tuple[Saved, client.RunState | None
     if run is not None and client.monitor_alive(run):
         # Its init is gone, and the monitor is about to write the exit record.
         return _running(saved, run), run
+    if saved.state is State.STARTING and is_open(ctx.inst, "start", record.id):
+        return saved, run
     if was_live:
         reason = "its monitor was killed with it" if saved.boot in ("", boot_id()) else "the host was restarted"
         return replace(saved, state=State.UNKNOWN, exit_code=None, error=reason), run

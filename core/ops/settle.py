@@ -57,6 +57,7 @@ async def release(ctx: Context, cid: str, record: Record | None) -> None:
         await ctx.net.detach(cid)
     except (WharfError, OSError) as error:
         failed.append(error)
+    await client.await_monitor_left(ctx.inst, cid)
     try:
         if cgroups.exists(group):  # its monitor has removed it, unless that was killed
             if record is not None and record.spec.pid != "private":

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from core import cgroups
 from core.errors import Conflict, PortTaken
@@ -18,9 +21,12 @@ from core.ops import bundle, joins, records
 from core.ops.context import Context
 from core.ops.records import Record, Saved
 from core.ops.settle import release, settle
-from core.store.journal import Journal
+from core.runtime.defaults import Json
+from core.store.journal import Journal, to_the_end
 from core.store.lock import object_lock
 from core.supervise import client
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,32 +63,54 @@ async def start(ctx: Context, ref: str, attach: socket.socket | None = None) -> 
 async def _bring_up(ctx: Context, record: Record, attach: socket.socket | None) -> Record:
     cid = record.id
     async with Journal(ctx.inst, "start", cid, ctx.undos) as journal:
-        # One undo for everything below: it ends the process and releases network, cgroup and run folder.
-        journal.step("start.undo", cid)
-        with ExitStack() as held:
-            wiring = await wire(ctx, record, held)
-            joined = await joins.open_joined(ctx, record.spec, held)
-            launch = await asyncio.to_thread(bundle.write, ctx, record, wiring.endpoints, joined.paths)
-            # The monitor gets copies of these descriptors and holds them for as long as the container runs, restarts
-            # included; ours are closed at the end of this block.
-            started = await client.launch(
-                ctx.inst,
-                launch,
-                netns_fd=wiring.netns,
-                joined=joined.fds,
-                shm_fd=joined.shm,
-                attach=attach,
-                hold=[sock.fileno() for sock in wiring.reservations],
-            )
-        saved = Saved(
-            State.RUNNING,
-            boot=boot_id(),
-            started=started.started,
-            endpoints=wiring.endpoints,
-            ports=wiring.ports,
-        )
-        await records.save(ctx, cid, saved)
+        # One undo for everything below: it ends the process, releases network, cgroup and run folder, and puts the row
+        # back.
+        journal.step("start.undo", cid, records.dump(record.saved))
+        # First the monitor is called: it gets ready on another processor while we make what the container needs.
+        async with client.Launching(ctx.inst, bundle.launch(ctx, record)) as monitor:
+            with ExitStack() as held:
+                config, wiring, joined = await _make(ctx, record, held)
+                saved = Saved(
+                    State.STARTING, boot=boot_id(), started=time.time(), endpoints=wiring.endpoints, ports=wiring.ports
+                )
+                # The row while the container starts: the disk takes as long as that. That it runs is what its monitor
+                # says from then on (records.observe), and the row need not be written again.
+                async with _beside(records.save(ctx, cid, saved)):
+                    # The monitor gets copies of these descriptors and holds them for as long as the container runs,
+                    # restarts included; ours are closed at the end of this block.
+                    await monitor.go(config, _descriptors(wiring, joined, attach))
     return replace(record, saved=saved)
+
+
+@contextlib.asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Future[T]]:
+    """Do ``work`` while the body runs, and wait for it. It ends in any case before an error of the body goes on: the
+    undo must find all that it does, and what a thread does cannot be stopped."""
+    task = asyncio.ensure_future(work)
+    try:
+        yield task
+        await asyncio.shield(task)
+    except BaseException:
+        await to_the_end(asyncio.gather(task, return_exceptions=True))
+        raise
+
+
+async def _make(ctx: Context, record: Record, held: ExitStack) -> tuple[Json, Wiring, joins.Joined]:
+    """All that is outside of the container: cgroup and files, and meanwhile the network."""
+    joined = await joins.open_joined(ctx, record.spec, held)
+    async with _beside(asyncio.to_thread(bundle.write, ctx, record, joined.paths)) as writing:
+        wiring = await wire(ctx, record, held)
+    if wiring.endpoints:
+        await asyncio.to_thread(bundle.write_hosts, ctx, record, wiring.endpoints)
+    return writing.result(), wiring, joined
+
+
+def _descriptors(wiring: Wiring, joined: joins.Joined, attach: socket.socket | None) -> list[tuple[str, int]]:
+    named = [] if wiring.netns is None else [("netns", wiring.netns)]
+    named += [(f"{client.JOINED}{kind}", fd) for kind, fd in joined.fds.items()]
+    named += [] if joined.shm is None else [(client.SHM, joined.shm)]
+    named += [] if attach is None else [("attach", attach.fileno())]
+    return named + [(f"hold{number}", sock.fileno()) for number, sock in enumerate(wiring.reservations)]
 
 
 async def wire(ctx: Context, record: Record, held: ExitStack) -> Wiring:
@@ -123,8 +151,11 @@ async def _publish(ctx: Context, record: Record, ip: str) -> Published:
             await asyncio.sleep(0.02)
 
 
-async def undo_start(ctx: Context, cid: str) -> None:
-    """End whatever a broken start has brought up, and release it. Idempotent."""
+async def undo_start(ctx: Context, cid: str, before: str = "") -> None:
+    """End whatever a broken start has brought up, and release it. Idempotent.
+
+    :param before: the row's state as it was, by :func:`core.ops.records.dump`
+    """
     run = client.read_state(ctx.inst, cid)
     if run is not None and client.alive(run):
         await client.tell_stopping(ctx.inst, cid)
@@ -133,3 +164,5 @@ async def undo_start(ctx: Context, cid: str) -> None:
     record = await records.find_or_none(ctx, cid)
     await asyncio.to_thread(cgroups.kill, records.cgroup(ctx, cid, record))
     await release(ctx, cid, record)
+    if before and (await records.find(ctx, cid)).saved.state is State.STARTING:
+        await records.save(ctx, cid, records.load(before))

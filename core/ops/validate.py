@@ -63,7 +63,8 @@ async def check_surroundings(ctx: Context, spec: ContainerSpec) -> None:
 
 
 def check_spec(spec: ContainerSpec, image: ImageConfig, argv: Sequence[str]) -> None:
-    """All that can be said without other objects. Looks at files of the host: not for the event loop's thread.
+    """All that can be said without other objects. Looks at the host's files that bind mounts and security options name:
+    then not for the event loop's thread.
 
     :raises InvalidArgument: :raises Unsupported: a port on an IPv6 address
     """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 Json = dict[str, object]
+INIT_ANNOTATION = "io.wharfinger.init"  # "true": pid 1 is our reaper (core.runtime.reaper)
+FILTER_FILE = "seccomp.bpf"  # the compiled seccomp filter, beside config.json
 
 CAPABILITIES = tuple(
     f"CAP_{name}"

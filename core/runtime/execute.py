@@ -26,6 +26,7 @@ def join(task: ExecTask) -> NoReturn:
     try:
         finish.guard(report)
         proc = _enter(task, report)
+        assert task.place is not None
         if fork_sibling(task.place):
             os._exit(0)
         finish.guard(report)  # again: a fork clears the death signal

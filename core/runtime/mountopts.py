@@ -3,8 +3,8 @@ which to the file system, and which are orders to us."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from core.kernel import mount
 
@@ -41,21 +41,21 @@ _SUPERBLOCK = frozenset("sync dirsync lazytime mand".split())
 _NO_EFFECT = frozenset("defaults async nomand nolazytime iversion noiversion silent loud z Z".split())
 
 
-@dataclass
 class Options:
-    """What the options of one mount mean."""
+    """What the options of one mount mean; shared, and not to be changed once it is parsed."""
 
-    attributes: int = 0
-    cleared: int = 0
-    deep_attributes: int = 0  # for everything below as well ("rro" …)
-    deep_cleared: int = 0
-    propagation: list[tuple[int, bool]] = field(default_factory=list)  # MS_*, recursively
-    bind: bool = False
-    recursive: bool = False  # the bind takes what is mounted below along
-    remount: bool = False
-    copy_up: bool = False  # a tmpfs begins with what the image has there
-    map_ids: str = ""  # "", idmap, ridmap
-    data: list[tuple[str, str | None]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.attributes = 0
+        self.cleared = 0
+        self.deep_attributes = 0  # for everything below as well ("rro" …)
+        self.deep_cleared = 0
+        self.propagation: list[tuple[int, bool]] = []  # MS_*, recursively
+        self.bind = False
+        self.recursive = False  # the bind takes what is mounted below along
+        self.remount = False
+        self.copy_up = False  # a tmpfs begins with what the image has there
+        self.map_ids = ""  # "", idmap, ridmap
+        self.data: list[tuple[str, str | None]] = []
 
     def _set(self, bits: tuple[int, int]) -> None:
         on, off = bits
@@ -70,6 +70,11 @@ class Options:
 
 def parse(options: Sequence[str]) -> Options:
     """A later option wins over an earlier one."""
+    return _parse(tuple(options))
+
+
+@functools.lru_cache(64)
+def _parse(options: tuple[str, ...]) -> Options:
     found = Options()
     for option in options:
         if option in _ATTRIBUTES:

@@ -39,6 +39,7 @@ class Tree:
         self.root = sources.root
         self.special: dict[str, int] = {}
         self._proc = -1
+        self._ordinary: set[int] = set()  # st_dev of file systems that are not the kernel's
 
     def build(self, *, attached: bool) -> None:
         """Mount everything that the configuration asks for; the root is not entered yet.
@@ -91,7 +92,7 @@ class Tree:
             target = self._directory(destination)
         else:
             target = resolve.make_file(self.root, destination)
-        _refuse_kernels(target, destination)
+        self._refuse_kernels(target, destination)
         mount.attach(source, target)
         os.close(target)
         os.close(source)
@@ -115,11 +116,11 @@ class Tree:
         made = self._filesystem(kind, options, str(entry.get("source") or ""))
         if destination == "/dev":
             # While no path leads there: nothing in the image can stand in the way.
-            devices.fill(made, nodes=not self._sources.bind_devices)
+            devices.fill(made, nodes=not self._sources.contained)
             for name in ("pts", "shm", "mqueue"):
                 os.mkdir(name, 0o755, dir_fd=made)
         target = self._directory(destination)
-        _refuse_kernels(target, destination)
+        self._refuse_kernels(target, destination)
         if options.copy_up:
             readable = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
             image, fresh = (os.open(".", readable, dir_fd=fd) for fd in (target, made))
@@ -136,7 +137,7 @@ class Tree:
 
     def _filesystem(self, kind: str, options: Options, source: str) -> int:
         data = list(options.data)
-        if kind == "devpts" and not userns.mapped(userns.read_map("gid"), 5):
+        if kind == "devpts" and self._sources.contained and not userns.mapped(userns.read_map("gid"), 5):
             data = [pair for pair in data if pair != ("gid", "5")]  # its group is nobody's here
         label = str(self._linux.get("mountLabel") or "")
         if label and kind in ("tmpfs", "mqueue", "devpts", "shm"):
@@ -174,6 +175,22 @@ class Tree:
                 ) from error
         return resolve.make_dirs(self.root, destination)
 
+    def _refuse_kernels(self, target: int, destination: str) -> None:
+        """Nothing but our cgroup view is put into our /proc and /sys: init writes there, and so would write to what a
+        link in the image has led there (CVE-2019-16884, CVE-2019-19921). Asked of the opened place, not of its name."""
+        device = os.fstat(target).st_dev
+        if device in self._ordinary:
+            return
+        place = _KERNELS.get(libc.filesystem_type(target))
+        if place and not destination.startswith("/sys/"):  # that is what was asked for, and nothing is written there
+            raise StartFailed(
+                f"cannot mount on {destination}",
+                f"in this image it leads into {place}, which init needs itself",
+                "Choose another target",
+            )
+        if not place:
+            self._ordinary.add(device)
+
     def _mount_cgroups(self, destination: str, attributes: int) -> None:
         """This container's own cgroups, as ``destination`` itself (v2) or as one folder per hierarchy (v1)."""
         views = self._sources.views
@@ -203,8 +220,8 @@ class Tree:
         dev = self.own_dev()
         if dev is not None:
             if "/dev" not in self.special:
-                devices.fill(dev, nodes=not self._sources.bind_devices)
-            if self._sources.bind_devices:
+                devices.fill(dev, nodes=not self._sources.contained)
+            if self._sources.contained:
                 devices.bind(dev, sources)
         for device in cast("list[Json]", self._linux.get("devices") or []):
             if os.path.normpath(str(device["path"])) == "/dev/ptmx":
@@ -273,18 +290,6 @@ def _attach_view(view: int, target: int, attributes: int) -> None:
     mount.set_attributes(view, attributes, clear=mount.ATTR_ATIME, propagation=mount.MS_PRIVATE)
     mount.attach(view, target)
     os.close(view)
-
-
-def _refuse_kernels(target: int, destination: str) -> None:
-    """Nothing but our cgroup view is put into our /proc and /sys: init writes there, and so would write to what a link
-    in the image has led there (CVE-2019-16884, CVE-2019-19921). Asked of the opened place, not of its name."""
-    place = _KERNELS.get(libc.filesystem_type(target))
-    if place and not destination.startswith("/sys/"):  # that is what was asked for, and nothing is written there
-        raise StartFailed(
-            f"cannot mount on {destination}",
-            f"in this image it leads into {place}, which init needs itself",
-            "Choose another target",
-        )
 
 
 def with_umask(mask: int, work: Callable[[], None]) -> None:

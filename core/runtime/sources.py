@@ -40,7 +40,7 @@ class Sources:
         self.binds: dict[int, int] = {}  # index in config.json's mounts → mount
         self.views: list[tuple[str, int]] = []  # name below /sys/fs/cgroup → mount
         self.devices: dict[str, int] = {}  # path of a device that cannot be made, only bound → mount
-        self.bind_devices = home is not None or userns.contained()
+        self.contained = home is not None or userns.contained()
 
     def open(self) -> None:
         """:raises StartFailed: :raises OSError:"""
@@ -53,7 +53,7 @@ class Sources:
             for name, folder in self._task.cgroup_views:
                 self._report.at(f"opening {folder}")
                 self.views.append((name, mount.clone_tree(folder)))
-        if self.bind_devices:
+        if self.contained:
             self._open_devices(cast("list[Json]", cast(Json, config.get("linux") or {}).get("devices") or []))
         self._report.at("mounting the root file system")
         self.root = self._open_root()

@@ -6,6 +6,7 @@ no field for is an annotation (``io.wharfinger.*``): users and groups by name, a
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -21,7 +22,6 @@ from core.runtime import defaults, nodes, seccomp, spaces
 from core.runtime.defaults import Json
 from core.runtime.limits import oom_score_adj, resources, rlimits
 from core.runtime.mounts import clean_path, mounts, root_propagation
-from core.runtime.reaper import INIT_ANNOTATION
 from core.runtime.security import Security, capabilities, capability_sets
 from core.runtime.security import parse as parse_security
 from core.runtime.user import GROUPS_ANNOTATION, USER_ANNOTATION, check_user
@@ -75,10 +75,10 @@ def write_bundle(folder: Path, config: Json, cache: Path | None = None) -> str:
     """Write ``config.json`` and the compiled seccomp filter beside it, each whole or not at all.
 
     :param cache: see :func:`core.runtime.seccomp.compiled`
-    :returns: path of the filter, for :class:`core.supervise.protocol.Launch`; "" for an unconfined container
+    :returns: path of the filter; "" for an unconfined container
     :raises InvalidArgument: the seccomp profile cannot be compiled
     """
-    filter_path = folder / "seccomp.bpf"
+    filter_path = folder / defaults.FILTER_FILE
     rules = cast(Json, config["linux"]).get("seccomp")
     replace_file(folder / "config.json", json.dumps(config).encode())
     if rules is None:
@@ -132,7 +132,7 @@ def _annotations(spec: ContainerSpec, image: ImageConfig, cid: str) -> dict[str,
     if names := [word for word in spec.group_add if not word.isdecimal()]:
         found[GROUPS_ANNOTATION] = ",".join(names)
     if spec.init:
-        found[INIT_ANNOTATION] = "true"
+        found[defaults.INIT_ANNOTATION] = "true"
     return found
 
 
@@ -218,7 +218,7 @@ def _linux(
         "cgroupsPath": cgroup_path,
         "resources": resources(spec),
         "sysctl": spaces.sysctls(spec, netns),
-        "maskedPaths": [] if security.open_paths else [*defaults.MASKED, *_thermal_throttle()],
+        "maskedPaths": [] if security.open_paths else [*defaults.MASKED, *_thermal_throttle(os.cpu_count())],
         "readonlyPaths": [] if security.open_paths else list(defaults.READONLY),
         "rootfsPropagation": root_propagation(spec.mounts),
     }
@@ -232,7 +232,9 @@ def _linux(
     return linux
 
 
-def _thermal_throttle() -> list[str]:
-    # Reading these tells containers of each other's load (moby's default list, one per CPU).
+@functools.lru_cache(1)
+def _thermal_throttle(cpus: int | None) -> list[str]:
+    # Reading these tells containers of each other's load (moby's default list, one per CPU); looked up anew when a
+    # processor has come.
     base = Path("/sys/devices/system/cpu")
     return sorted(str(path) for path in base.glob("cpu[0-9]*/thermal_throttle"))

@@ -1,13 +1,16 @@
-"""What a forked child needs to become the container's first process, or one that joins it; and how it reports back."""
+"""What a forked child needs to become the container's first process, or one that joins it; and how it reports back.
+
+No dataclasses, here and in all that a monitor imports: their module brings inspect, ast and tokenize with it, more than
+a megabyte that every fork has to set up.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, NoReturn
 
 from core.errors import InvalidArgument, StartFailed, WharfError
 from core.kernel.clone import Place
@@ -17,30 +20,27 @@ _PACKET = 65536
 LISTENER = b"L"  #: the packet that brings a seccomp listener
 
 
-@dataclass
-class Rootfs:
+class Rootfs(NamedTuple):
     """The container's root: folders that overlayfs stacks (``lower`` top first), or the one folder ``path``.
 
     :param map_ids: show owners as the container's user namespace maps them
     """
 
-    lower: list[str] = field(default_factory=list)
+    lower: Sequence[str] = ()
     upper: str = ""
     work: str = ""
     path: str = ""
     map_ids: bool = False
 
 
-@dataclass(frozen=True)
-class Filter:
+class Filter(NamedTuple):
     """A seccomp program and the flags to install it with (SECCOMP_FILTER_FLAG_*); no program: unconfined."""
 
     program: bytes = b""
     flags: int = 0
 
 
-@dataclass
-class InitTask:
+class InitTask(NamedTuple):
     """How to start a container. Descriptors are the child's own after the fork.
 
     :param mount_point: a host folder that the root is put on, in the child's mount namespace only
@@ -76,8 +76,7 @@ class InitTask:
     enter_cgroup: Callable[[], None] = lambda: None
 
 
-@dataclass
-class ExecTask:
+class ExecTask(NamedTuple):
     """How to run ``process`` inside the container whose first process ``pid`` is.
 
     :param pidfd: of that process
@@ -89,13 +88,13 @@ class ExecTask:
     pidfd: int
     stdio: tuple[int, int, int] | None
     seccomp: Filter
-    linux: Json = field(default_factory=dict)
+    linux: Json
     soft_files: int | None = None
     preserve: int = 0
     keyring: bool = True
     # Who forks fills these in.
     report: int = -1
-    place: Place = field(default_factory=Place)
+    place: Place | None = None
     enter_cgroup: Callable[[], None] = lambda: None
 
 

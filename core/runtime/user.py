@@ -6,7 +6,7 @@ privileged process (CVE-2019-14271).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from core.errors import InvalidArgument
 from core.kernel import resolve
@@ -17,8 +17,7 @@ _LIMIT = 10 * 1024 * 1024  # bytes of /etc/passwd and /etc/group (CVE-2024-9676)
 _MAX_ID = (1 << 31) - 1  # as Docker: larger ones wrap in other people's programs (CVE-2024-40635)
 
 
-@dataclass(frozen=True)
-class User:
+class User(NamedTuple):
     """A resolved identity."""
 
     uid: int

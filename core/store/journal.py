@@ -20,7 +20,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -43,9 +43,9 @@ async def undo_all(steps: list[tuple[str, list[str]]], undos: Mapping[str, Undo]
     return failed
 
 
-async def _to_the_end(work: Coroutine[None, None, T]) -> T:
+async def to_the_end(work: Awaitable[T]) -> T:
     """Await ``work`` however often the caller is cancelled meanwhile: half an undo is worse than none."""
-    task = asyncio.create_task(work)
+    task = asyncio.ensure_future(work)
     while not task.done():
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.shield(task)
@@ -82,7 +82,7 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            failed = [] if error is None else await _to_the_end(undo_all(self._steps, self._undos))
+            failed = [] if error is None else await to_the_end(undo_all(self._steps, self._undos))
             # Unlink before close: a journal without a lock means a dead owner.
             self._path.unlink(missing_ok=True)
         finally:
@@ -93,6 +93,11 @@ class Journal:
             error.cleanup = (*error.cleanup, *failed)
         elif failed and error is not None:
             error.add_note(f"{self._verb}: could not undo " + "; ".join(failed))
+
+
+def is_open(inst: Instance, verb: str, oid: str) -> bool:
+    """Is the operation under way, or broken off and not undone yet?"""
+    return any((inst.run / "journal").glob(f"{oid}.{verb}.*"))
 
 
 def orphans(inst: Instance) -> Iterator[tuple[Path, str, str, list[tuple[str, list[str]]]]]:

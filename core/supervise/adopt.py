@@ -68,6 +68,8 @@ def _join(monitor: Monitor, old: RunState, status: int | None) -> None:
     if launch.stdin_open and not launch.tty and not had_copies:
         kept["stdin"] = rundir.our_input()
     monitor.pidfd = kept.get("pidfd", -1)
+    if not launch.tty:
+        monitor.outputs = rundir.our_outputs()
     monitor.open_streams()
     monitor.open_control()
     monitor.save()

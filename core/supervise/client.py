@@ -11,31 +11,36 @@ import contextlib
 import os
 import signal as signals
 import socket
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
 
-from core.errors import Conflict, StartFailed, Unavailable
+from core.errors import Conflict, Unavailable
 from core.kernel import process
 from core.model.container import RestartPolicy
 from core.store.paths import Instance
 from core.supervise.contact import Line, ask_launcher, connect
 from core.supervise.exits import EngineSocket
-from core.supervise.protocol import JOINED, MAX_FDS, SHM, Launch, Message, Started, close_all
+from core.supervise.launching import Launching
+from core.supervise.protocol import JOINED, SHM, Launch, Message, Started, close_all
 from core.supervise.records import EXIT, ExitRecord, RunState, alive, load_exit, load_state, monitor_alive, write_exit
-from core.supervise.rundir import CONTROL
+from core.supervise.rundir import CONTROL, is_held
 from core.supervise.session import AttachSession, ExecSession
 
 __all__ = [
+    "JOINED",
+    "SHM",
     "AttachSession",
     "EngineSocket",
     "ExecSession",
     "ExitRecord",
     "Launch",
+    "Launching",
     "RunState",
     "Started",
     "adopt",
     "alive",
     "attached",
-    "launch",
+    "await_monitor_left",
     "monitor_alive",
     "open_attach",
     "open_exec",
@@ -116,62 +121,27 @@ async def wait_pid(run: RunState, timeout: float | None) -> bool:
         os.close(pidfd)
 
 
-# -- the launcher
-async def launch(
-    inst: Instance,
-    request: Launch,
-    *,
-    netns_fd: int | None = None,
-    joined: Mapping[str, int] | None = None,
-    shm_fd: int | None = None,
-    attach: socket.socket | None = None,
-    hold: Sequence[int] = (),
-) -> Started:
-    """Start a container: returns when its command has been executed.
+async def await_monitor_left(inst: Instance, cid: str, timeout: float = 2.0) -> None:
+    """Wait until the monitor of a container that has ended lets go of cgroup and run folder: it must not meet the next
+    start's. One that cannot write the exit record down stays, and is not waited for.
 
-    A cancelled call, or an engine that dies meanwhile, undoes the start.
-
-    :param netns_fd: network namespace to join; None: as config.json says
-    :param joined: further namespaces to join: type (``ipc``, ``pid`` …) → descriptor
-    :param shm_fd: mount namespace whose /dev/shm is shared; None: config.json says where it comes from
-    :param attach: the monitor's end of a socket pair (see :func:`attached`)
-    :param hold: descriptors (port reservations) that the monitor keeps open while the container runs
-    :raises StartFailed: nothing stays behind; CommandNotFound and CommandNotExecutable are told apart
+    :param timeout: seconds
     """
-    named: list[tuple[str, int]] = [] if netns_fd is None else [("netns", netns_fd)]
-    named += [(f"{JOINED}{kind}", fd) for kind, fd in (joined or {}).items()]
-    named += [] if shm_fd is None else [(SHM, shm_fd)]
-    named += [("attach", attach.fileno())] if attach is not None else []
-    named += [(f"hold{number}", fd) for number, fd in enumerate(hold)]
-    if len(named) > MAX_FDS:
-        raise StartFailed(
-            "cannot start the container",
-            f"it holds {len(named)} host ports; {MAX_FDS} can be handed to its monitor",
-            "Publish fewer ports",
-            object_id=request.id,
-            step="monitor",
-        )
-    message: Message = {"op": "launch", "launch": request.to_plain(), "fds": [name for name, _ in named]}
-    line, answer = await ask_launcher(inst, message, [fd for _, fd in named])
-    with line:
-        started = answer.get("started")
-        if not isinstance(started, dict):
-            raise StartFailed(
-                "cannot start the container", "its monitor was killed", object_id=request.id, step="monitor"
-            )
-        # From here on the start stands, even if we are cancelled or die.
-        with contextlib.suppress(OSError):  # it may have ended, and its monitor with it, by now
-            await line.send({"ok": True})
-        return Started(**started)
+    folder = inst.container_run(cid)
+    end = time.monotonic() + timeout
+    while is_held(str(folder)) and not (folder / EXIT).exists():
+        if time.monotonic() > end:
+            return
+        await asyncio.sleep(0.001)
 
 
+# -- the launcher
 async def adopt(inst: Instance, cid: str) -> None:
     """Have a container whose monitor was killed taken over by a new one (a running launcher has done that already).
 
     :raises Unavailable: no launcher can be started
     """
-    line, _ = await ask_launcher(inst, {"op": "adopt", "id": cid, "run_dir": str(inst.container_run(cid))}, [])
-    line.close()
+    await ask_launcher(inst, "adopt", id=cid, run_dir=str(inst.container_run(cid)))
 
 
 # -- monitors
@@ -213,7 +183,7 @@ async def update(inst: Instance, cid: str, resources: dict[str, object], restart
 
 
 async def attached(sock: socket.socket, *, tty: bool, stdin: bool) -> AttachSession:
-    """A session on one end of a socket pair whose other end :func:`launch` was given as ``attach``.
+    """A session on one end of a socket pair whose other end :meth:`Launching.go` was given as ``attach``.
 
     :param stdin: False: the input is ended at once
     """

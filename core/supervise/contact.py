@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import hashlib
+import json
 import os
 import socket
 import subprocess
@@ -18,10 +19,10 @@ from core.kernel.view import unwritable
 from core.store.lock import file_lock
 from core.store.paths import Instance
 from core.supervise import sockets
-from core.supervise.protocol import PROTOCOL, Incoming, Message, parcels
+from core.supervise.protocol import Incoming, Message, opening, parcels
 from core.supervise.session import ready
 
-_TRIES = 5  # a launcher may leave or retire just when we connect
+TRIES = 5  # a launcher may leave or retire just when we connect
 
 
 class Line:
@@ -41,7 +42,11 @@ class Line:
 
     async def send(self, message: Message, fds: Sequence[int] = ()) -> None:
         """:raises OSError: ``EPIPE``, ``ECONNRESET``: the other side has closed before it had read all of it"""
-        for data, batch in parcels(message, fds):
+        await self.send_payload(json.dumps(message).encode(), fds)
+
+    async def send_payload(self, payload: bytes, fds: Sequence[int] = ()) -> None:
+        """A message that is JSON already. :raises OSError: as :meth:`send`"""
+        for data, batch in parcels(payload, fds):
             sent = 0
             while batch and not sent:
                 try:
@@ -86,41 +91,56 @@ class Line:
         return await self.receive()
 
 
-async def ask_launcher(inst: Instance, message: Message, fds: list[int]) -> tuple[Line, Message]:
-    """Ask the launcher, starting one where there is none or where it is of another version.
+async def call_launcher(inst: Instance, payload: bytes) -> Line:
+    """A connection to the launcher with its first message on the way; a launcher is started where there is none.
 
-    :returns: the open connection and the answer; an empty one where launcher or monitor was killed before it could
-        answer
-    :raises Unavailable: no launcher can be started
+    :raises Unavailable: none can be started
     """
-    for _ in range(_TRIES):
+    for _ in range(TRIES):
         line = Line(await _connect_launcher(inst))
         try:
-            answer, _ = await line.ask({**message, "protocol": PROTOCOL, "build": build_id()}, fds)
-        except EOFError:
-            # Never again then: what we asked for may have been done.
-            return line, {}
-        except ConnectionError:
-            # It left for being idle just when we came. The kernel says so only where a message was not read to its
-            # end (a connection that was never accepted, above all), so that asking again repeats nothing.
+            await line.send_payload(payload)
+            return line
+        except ConnectionError:  # it has left for being idle just when we came
             line.close()
-            continue
         except BaseException:
             line.close()
             raise
+    raise no_answer(inst)
+
+
+async def ask_launcher(inst: Instance, op: str, **details: str) -> None:
+    """Have the launcher do something; a new one is started where there is none or where it is of another version.
+
+    :raises Unavailable: no launcher can be started
+    """
+    payload = opening(op, build_id()) + b", " + json.dumps(details)[1:].encode()
+    for _ in range(TRIES):
+        with await call_launcher(inst, payload) as line:
+            try:
+                answer, _ = await line.receive()
+            except EOFError:
+                return  # it was killed; what we asked for may have been done
+            except ConnectionError:
+                # The kernel says this only where a message was not read to its end (a connection that was never
+                # accepted, above all), so that asking again repeats nothing.
+                continue
         if not answer.get("retired"):
-            return line, answer
-        line.close()
-    raise _no_launcher(inst, f"it did not answer {_TRIES} times")
+            return
+    raise no_answer(inst)
+
+
+def no_answer(inst: Instance) -> Unavailable:
+    return _no_launcher(inst, f"it did not answer {TRIES} times")
 
 
 async def _connect_launcher(inst: Instance) -> socket.socket:
-    for _ in range(_TRIES):
+    for _ in range(TRIES):
         try:
             return await connect(str(inst.launcher_socket))
         except (FileNotFoundError, ConnectionRefusedError):
             await asyncio.to_thread(_start_launcher, inst)
-    raise _no_launcher(inst, f"it ended {_TRIES} times before it could answer")
+    raise _no_launcher(inst, f"it ended {TRIES} times before it could answer")
 
 
 def _no_launcher(inst: Instance, why: str) -> Unavailable:

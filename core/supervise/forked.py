@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
-import traceback
+import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from core.errors import WharfError
 from core.kernel import libc, process
-from core.runtime.defaults import Json
-from core.runtime.task import Filter
-from core.supervise.monitor import Monitor
-from core.supervise.protocol import Launch, Message, send
+from core.supervise import first
+from core.supervise.protocol import Incoming, Launch, Message, send
 
 _CRASHED = 70  # exit code of a monitor that met a bug
 
@@ -26,22 +25,34 @@ def answer(sock: socket.socket, message: Message) -> None:
         pass
 
 
-def watch_first(
-    launch: Launch, bundle: tuple[Json, Filter], fds: dict[str, int], reply: socket.socket, line: socket.socket
-) -> None:
-    """In the monitor: start the container and stay with it."""
-    attach = fds.pop("attach", None)
+def watch_first(plain: bytes, reply: socket.socket, line: socket.socket) -> None:
+    """In the monitor: start the container and stay with it; the parameters are those of :func:`first.start`."""
     reply.setblocking(True)
-    monitor = Monitor(launch, bundle, fds, line)
     try:
-        monitor.start(reply, None if attach is None else socket.socket(fileno=attach))
+        monitor = first.start(plain, reply, line)
     except WharfError as error:
         answer(reply, {"error": error.to_dict()})
         return
     monitor.run()
 
 
-def become_monitor(title: str, keep: set[int], work: Callable[[], None]) -> NoReturn:
+def wait_for_work(line: socket.socket, example: bytes) -> None:
+    """In a monitor that was made before there is a container for it: the launch comes from the launcher.
+
+    :param example: a launch; what has to be copied to parse one is copied while nobody waits for it
+    """
+    process.set_title("wharf-spare")
+    Launch.from_plain(json.loads(example))
+    incoming = Incoming(line)
+    try:
+        plain = incoming.payload()
+    except EOFError:  # the launcher has gone
+        return
+    assert plain is not None
+    watch_first(plain, socket.socket(fileno=incoming.fds[0]), line)
+
+
+def become_monitor(keep: set[int], work: Callable[[], None]) -> NoReturn:
     """In the child: forget that we were the launcher. Exit code 0 means: all done, nothing to adopt."""
     code = _CRASHED
     try:
@@ -49,11 +60,9 @@ def become_monitor(title: str, keep: set[int], work: Callable[[], None]) -> NoRe
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
         libc.close_all_but(keep | {0, 1, 2})
-        process.set_title(title)
-        process.set_subreaper()
         work()
         code = 0
     except BaseException:
-        traceback.print_exc()
+        sys.__excepthook__(*sys.exc_info())  # the module `traceback` brings half a megabyte with it
     finally:
         os._exit(code)

@@ -7,11 +7,14 @@ import select
 import signal
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from core.errors import Conflict, WharfError
-from core.model.container import Healthcheck
 from core.supervise.loop import Loop, Timer
 from core.supervise.spawn import Child
+
+if TYPE_CHECKING:
+    from core.model.container import Healthcheck
 
 OUTPUT = 4096  # bytes of a check's output that are kept
 

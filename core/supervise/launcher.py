@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import json
 import os
 import resource
 import signal
@@ -21,13 +22,15 @@ from core import cgroups
 from core.errors import InvalidArgument, WharfError
 from core.kernel import libc, process
 from core.kernel.clone import can_fork_into
+from core.runtime import defaults, mountopts
 from core.runtime.task import Filter
 from core.supervise import adopt
-from core.supervise.forked import answer, become_monitor, watch_first
+from core.supervise.first import title_of
+from core.supervise.forked import answer, become_monitor, wait_for_work, watch_first
 from core.supervise.listen import Reception
 from core.supervise.loop import Loop
 from core.supervise.monitor import Monitor
-from core.supervise.protocol import PROTOCOL, Launch, Message, close_all, receive, send
+from core.supervise.protocol import PROTOCOL, Launch, Message, close_all, launch_of, receive, send, send_payload
 from core.supervise.records import load_state, monitor_alive
 from core.supervise.rundir import CONTROL, load_launch
 from core.supervise.sockets import connect
@@ -35,19 +38,20 @@ from core.supervise.spawn import read_bundle
 
 IDLE = 60.0  # seconds
 _PATIENCE = 2.0  # seconds a monitor may take over a message
+_PAUSE = 0.01  # seconds from a launch to the next spare monitor
 _MAX_ADOPTIONS = 5  # of one container in a row, then a minute of rest
 
 
 class Guard:
     """What the launcher knows and keeps of one monitor. ``kept`` are copies of the monitor's descriptors by name."""
 
-    def __init__(self, launch: Launch, pid: int) -> None:
+    def __init__(self, launch: Launch, pid: int, line: socket.socket | None = None) -> None:
         self.launch = launch
         self.pid = pid
         self.kept: dict[str, int] = {}
         self.container = 0
         self.status: int | None = None  # of the container's first process, where it was ours to reap
-        self.line: socket.socket | None = None
+        self.line = line
         self.pidfd = -1
         self.adoptions = 0
 
@@ -74,9 +78,10 @@ class Launcher:
         self._loop = Loop()
         # By the monitor's pid: the last monitor of a container may still be leaving when the next one is at work.
         self._guards: dict[int, Guard] = {}
+        self._spare: tuple[int, socket.socket] | None = None  # a monitor without a container: its pid, our line to it
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._idle = self._loop.after(IDLE, self._maybe_leave)
-        self._reception = Reception(self._loop, listener, self._serve)
+        self._reception = Reception(self._loop, listener, self._serve, self._parse)
 
     def run(self) -> None:
         signal.signal(signal.SIGCHLD, lambda signo, frame: None)
@@ -86,63 +91,84 @@ class Launcher:
         self._loop.run()
 
     # -- requests
+    def _parse(self, payload: bytes) -> Message:
+        """A launch stays as it is: its monitor parses it, and what this process does before it forks, it does for
+        each of them: every page that it writes to then has to be copied."""
+        launch = launch_of(payload, self._build)
+        return cast(Message, json.loads(payload)) if launch is None else {"launch": launch}
+
     def _serve(self, message: Message, fds: list[int], sock: socket.socket) -> bool:
-        self._idle.cancel()
-        self._idle = self._loop.after(IDLE, self._maybe_leave)
-        if message.get("protocol") != PROTOCOL or message.get("build") != self._build:
+        launch = message.get("launch")
+        if isinstance(launch, bytes):
+            self._first_monitor(launch, sock)
+        elif message.get("protocol") != PROTOCOL or message.get("build") != self._build:
             self._retire()
             send(sock, {"retired": True})
-        elif message["op"] == "launch":
-            launch = Launch.from_plain(cast(Message, message["launch"]))
-            given = dict(zip(cast("list[str]", message["fds"]), fds, strict=True))
-            guard = self._fork_first(launch, given, sock)
-            guard.kept = {name: os.dup(fd) for name, fd in given.items() if name != "attach"}
         elif message["op"] == "adopt":
             self._consider(str(message["id"]), str(message["run_dir"]))
             send(sock, {"ok": True})
         else:
             raise InvalidArgument(f"unknown request {message['op']!r}", "this launcher is of another version")
+        self._idle.cancel()
+        self._idle = self._loop.after(IDLE, self._maybe_leave)
         return False
 
     # -- monitors
-    def _fork_first(self, launch: Launch, fds: dict[str, int], reply: socket.socket) -> Guard:
+    def _first_monitor(self, launch: bytes, reply: socket.socket) -> None:
         """The monitor of a new container; it answers the engine itself."""
-        bundle = read_bundle(launch)
-        keep = {reply.fileno(), *fds.values()}
-        return self._fork(launch, keep, lambda line: watch_first(launch, bundle, dict(fds), reply, line))
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            try:
+                send_payload(spare[1], launch, [reply.fileno()])
+            except OSError:  # it was killed
+                spare[1].close()
+                spare = None
+        pid, line = spare or self._fork({reply.fileno()}, lambda line: watch_first(launch, reply, line))
+        self._watch(Guard(Launch.from_plain(json.loads(launch)), pid, line))
+        self._loop.after(_PAUSE, lambda: self._make_spare(launch))
+
+    def _make_spare(self, example: bytes) -> None:
+        """One monitor beforehand, once the last one is out of the way: the next start need not wait for the fork."""
+        if self._spare is None:
+            self._spare = self._fork(set(), lambda line: wait_for_work(line, example))
 
     def _fork_adopter(self, guard: Guard) -> None:
         """A new monitor for a container whose monitor was killed."""
         launch = load_launch(guard.launch.run_dir) or guard.launch  # it may have been changed since
         kept, status = dict(guard.kept), guard.status
         try:
-            bundle = read_bundle(launch)
+            bundle = read_bundle(launch.bundle)
         except WharfError:
             # The container was removed meanwhile; what is left can still be released.
             bundle = {}, Filter()
 
         def work(line: socket.socket) -> None:
-            monitor = Monitor(launch, bundle, kept, line)
+            process.set_title(title_of(launch))
+            process.set_subreaper()
+            monitor = Monitor(launch, line, bundle, kept)
             if adopt.take_over(monitor, status):
                 monitor.run()
 
-        fresh = self._fork(launch, set(kept.values()), work)
+        fresh = Guard(launch, *self._fork(set(kept.values()), work))
         fresh.kept, guard.kept = guard.kept, {}
         fresh.container, fresh.status, fresh.adoptions = guard.container, guard.status, guard.adoptions + 1
         guard.close()
+        self._watch(fresh)
 
-    def _fork(self, launch: Launch, keep: set[int], work: Callable[[socket.socket], None]) -> Guard:
+    def _fork(self, keep: set[int], work: Callable[[socket.socket], None]) -> tuple[int, socket.socket]:
+        """:returns: pid of the new monitor, and our end of the line to it"""
         ours, theirs = socket.socketpair()
-        ours.settimeout(_PATIENCE)
         pid = os.fork()
         if pid == 0:
-            become_monitor(f"wharf-monitor {launch.id}", {theirs.fileno(), *keep}, lambda: work(theirs))
+            become_monitor({theirs.fileno(), *keep}, lambda: work(theirs))
         theirs.close()
-        guard = Guard(launch, pid)
-        guard.line = ours
-        self._guards[pid] = guard
-        self._loop.watch(ours.fileno(), lambda events: self._told(guard))
-        return guard
+        return pid, ours
+
+    def _watch(self, guard: Guard) -> None:
+        assert guard.line is not None
+        guard.line.settimeout(_PATIENCE)
+        self._guards[guard.pid] = guard
+        self._loop.watch(guard.line.fileno(), lambda events: self._told(guard))
 
     def _told(self, guard: Guard) -> None:
         """A monitor gives copies of its descriptors (all of them, each time)."""
@@ -171,6 +197,9 @@ class Launcher:
             self._child_ended(pid, status)
 
     def _child_ended(self, pid: int, status: int) -> None:
+        if self._spare is not None and self._spare[0] == pid:
+            self._spare[1].close()
+            self._spare = None
         for guard in list(self._guards.values()):
             if guard.pid == pid:
                 self._monitor_ended(guard, bad=status != 0)
@@ -299,6 +328,8 @@ def main(listener_fd: int, run: str, build: str) -> None:
     can_fork_into()
     process.boot_id()
     process.argument_area()
+    for entry in defaults.mounts(64 << 20):
+        mountopts.parse(cast("list[str]", entry["options"]))
     # What is alive now is shared with every monitor: the collector must never touch (and so copy) it.
     gc.collect()
     gc.freeze()

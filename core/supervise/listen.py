@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import struct
@@ -28,12 +29,20 @@ class Reception:
 
     :param serve: called with each first message, its descriptors (closed afterwards) and the connection; returns True
         where it keeps the connection. What it raises is answered as an error.
+    :param parse: what makes a message of its bytes
     """
 
-    def __init__(self, loop: Loop, listener: socket.socket, serve: Serve) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        listener: socket.socket,
+        serve: Serve,
+        parse: Callable[[bytes], Message] = json.loads,
+    ) -> None:
         self._loop = loop
         self._listener = listener
         self._serve = serve
+        self._parse = parse
         listener.setblocking(False)
         loop.watch(listener.fileno(), self._accept)
 
@@ -53,28 +62,34 @@ class Reception:
             return
         sock.setblocking(False)
         incoming = Incoming(sock)
-        timer = self._loop.after(_PATIENCE, lambda: self._give_up(incoming))
-        self._loop.watch(sock.fileno(), lambda events: self._hear(incoming, timer))
-        self._hear(incoming, timer)  # mostly it is there already
+        if not self._hear(incoming, None):  # mostly it is there already
+            timer = self._loop.after(_PATIENCE, lambda: self._give_up(incoming))
+            self._loop.watch(sock.fileno(), lambda events: self._hear(incoming, timer))
 
     def _give_up(self, incoming: Incoming) -> None:
         self._loop.unwatch(incoming.sock.fileno())
         incoming.close()
         incoming.sock.close()
 
-    def _hear(self, incoming: Incoming, timer: Timer) -> None:
+    def _hear(self, incoming: Incoming, timer: Timer | None) -> bool:
+        """Take what has come; False while more has to.
+
+        :param timer: of a connection that is watched already
+        """
         sock, keep = incoming.sock, False
         try:
-            message = incoming.advance()
-            if message is None:
-                return
+            payload = incoming.payload()
+            if payload is None:
+                return False
+            message = self._parse(payload)
         except (EOFError, OSError):
             message = {}  # gone
         except (WharfError, ValueError) as error:
             message = {}
             _refuse(sock, error)
-        timer.cancel()
-        self._loop.unwatch(sock.fileno())
+        if timer is not None:
+            timer.cancel()
+            self._loop.unwatch(sock.fileno())
         sock.settimeout(_PATIENCE)
         try:
             keep = bool(message) and self._serve(message, incoming.fds, sock)
@@ -84,6 +99,7 @@ class Reception:
             close_all(incoming.fds)
             if not keep:
                 sock.close()
+        return True
 
 
 def _refuse(sock: socket.socket, error: Exception) -> None:

@@ -27,12 +27,12 @@ class Loop:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._handlers: dict[int, Callable[[int], object]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._stopped = False
 
-    def watch(self, fd: int, handler: Callable[[int], None], events: int = READ) -> None:
+    def watch(self, fd: int, handler: Callable[[int], object], events: int = READ) -> None:
         """Call ``handler`` with the ready events of ``fd``. Hang-ups are always reported."""
         self._epoll.register(fd, events)
         self._handlers[fd] = handler

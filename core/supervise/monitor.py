@@ -13,7 +13,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from core import cgroups
 from core.errors import CommandNotExecutable, CommandNotFound, StartFailed, WharfError
@@ -26,28 +25,30 @@ from core.supervise import tasks
 from core.supervise.fate import wait_status
 from core.supervise.loop import Loop
 from core.supervise.paper import Paper
-from core.supervise.protocol import Launch, Message, Started, send
+from core.supervise.protocol import Launch, send
 from core.supervise.pump import Pump
-from core.supervise.records import ExitRecord, RunState, write_state
+from core.supervise.records import ExitRecord, RunState
 from core.supervise.release import release
 from core.supervise.rest import end_rest
 from core.supervise.restart import Restarts
 from core.supervise.rundir import CONTROL, RunDir
 from core.supervise.service import Service
+from core.supervise.spawn import Child
 
 RESTART_TIMEOUT = 60.0  # seconds an automatic start may take
 _LAST_WORDS = 10.0  # seconds for attached clients to take what they have not got yet
 
 
 class Monitor:
-    """One container. Create it, then :meth:`start` or :meth:`take_over`, then :meth:`run`.
+    """One container. Create it, then :func:`core.supervise.first.start` or :func:`core.supervise.adopt.take_over`, then
+    :meth:`run`.
 
-    :param bundle: as :func:`core.supervise.spawn.read_bundle` gives it
-    :param kept: descriptors by name: ``netns``, and ``hold*`` that are only kept open
     :param store: connection to the launcher
+    :param bundle: configuration and filter
+    :param kept: descriptors by name: ``netns``, and ``hold*`` that are only kept open
     """
 
-    def __init__(self, launch: Launch, bundle: tuple[Json, Filter], kept: dict[str, int], store: socket.socket) -> None:
+    def __init__(self, launch: Launch, store: socket.socket, bundle: tuple[Json, Filter], kept: dict[str, int]) -> None:
         self.launch = launch
         self.kept = kept
         self.store = store
@@ -76,32 +77,7 @@ class Monitor:
             boot_id=process.boot_id(),
         )
 
-    # -- the first start
-    def start(self, reply: socket.socket, attach: socket.socket | None) -> None:
-        """Bring the container up and answer the engine.
-
-        :raises WharfError: nothing is left behind
-        """
-        try:
-            self.enter(RunDir(self.launch.run_dir))
-            assert self.rundir is not None
-            self.rundir.clear()
-            self.rundir.make_fifos()
-            self.rundir.save_launch(self.launch)
-            if attach is not None:
-                self.pump.add(attach, stdin=self.launch.stdin_open, lossless=True)
-            self._bring_up(reply, None, meanwhile=self.open_control)
-            self.start_health()
-            # The state before the answer: whoever is told that it runs can also see it. A start without it fails.
-            write_state(self.rundir.path, self.state)
-            # Here, not in the engine: this process tells the end as well, so that the two never change places.
-            self.tell("start")
-            send(reply, {"started": self._started()})
-        except (OSError, WharfError) as error:
-            self.undo()
-            raise _typed(error) from error
-        self.loop.watch(reply.fileno(), lambda events: self._confirmed(reply))
-
+    # -- the start
     def enter(self, rundir: RunDir) -> None:
         """The folder is ours, and with it the container; not before may anything of it be touched.
 
@@ -114,24 +90,9 @@ class Monitor:
     def resume_as(self, old: RunState) -> None:
         """Go on with what the last monitor has written down."""
         mine = self.state
-        self.state = replace(old, monitor_pid=mine.monitor_pid, monitor_start=mine.monitor_start)
+        self.state = old._replace(monitor_pid=mine.monitor_pid, monitor_start=mine.monitor_start)
         self.restarts.count = old.restarts
         self.stopping = old.stopping
-
-    def _started(self) -> Message:
-        return {name: getattr(self.state, name) for name in Started.__dataclass_fields__}
-
-    def _confirmed(self, reply: socket.socket) -> None:
-        """The engine has noted the start down; or it has gone, and the start with it."""
-        self.loop.unwatch(reply.fileno())
-        try:
-            confirmed = bool(reply.recv(4096))
-        except OSError:
-            confirmed = False
-        reply.close()
-        if not confirmed and not self.finished:
-            self.undo()
-            self.loop.stop()
 
     def undo(self) -> None:
         """Take back everything of a start that failed or that nobody wants any more."""
@@ -158,36 +119,27 @@ class Monitor:
             pass
 
     # -- processes
-    def _bring_up(
-        self, cancel: socket.socket | None, timeout: float | None, meanwhile: Callable[[], None] | None = None
+    def follow(
+        self,
+        child: Child,
+        outputs: dict[int, int],
+        cancel: socket.socket | None,
+        timeout: float | None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> None:
-        """Cgroup, streams, first process up to its exec.
+        """Take over what :func:`core.supervise.tasks.begin` has begun, up to the exec.
 
         :param meanwhile: done while the child sets itself up, on another processor
         :raises WharfError:
         :raises OSError:
         """
-        launch, rundir = self.launch, self.rundir
-        assert rundir is not None
-        tasks.make_cgroup(launch, self.config)
-        # Our ends first: a pipe that nobody holds open forgets its content, and a quick command has written and ended
-        # before we come back here.
-        self._open_outputs(rundir)
-        if launch.stdin_open and not launch.tty and "stdin" not in self.kept:
-            self.kept["stdin"] = rundir.our_input()
-        stdio = None if launch.tty else rundir.child_stdio(stdin=launch.stdin_open)
-        try:
-            child = tasks.start(launch, self.config, self.seccomp, self.kept, stdio)
-        finally:
-            for fd in stdio or ():
-                os.close(fd)
+        self.outputs = outputs
         child.wait(cancel, timeout, meanwhile)
         self.pidfd, self.child = child.pidfd, True
         self.kept["pidfd"] = child.pidfd
         if child.master is not None:
             self.kept["terminal"] = child.master
-        self.state = replace(
-            self.state,
+        self.state = self.state._replace(
             pid=child.pid,
             pid_start=process.start_time(child.pid),
             status="running",
@@ -200,17 +152,11 @@ class Monitor:
 
     def open_streams(self) -> None:
         """Begin to move the container's bytes."""
-        assert self.rundir is not None
-        self._open_outputs(self.rundir)
         terminal = self.kept.get("terminal")
         if self.launch.tty:
             self.pump.open({} if terminal is None else {terminal: 1}, terminal, terminal)
             return
         self.pump.open(self.outputs, self.kept.get("stdin"), None)
-
-    def _open_outputs(self, rundir: RunDir) -> None:
-        if not self.launch.tty and not self.outputs:
-            self.outputs = rundir.our_outputs()
 
     def watch_end(self) -> None:
         self.loop.watch(self.pidfd, lambda events: self._ended())
@@ -287,7 +233,7 @@ class Monitor:
         if delay is None:
             self.finish()
             return
-        self.state = replace(self.state, pid=0, pid_start=0, status="restarting", health="")
+        self.state = self.state._replace(pid=0, pid_start=0, status="restarting", health="")
         self.save()
         self._tell_death()
         self.loop.after(delay, self._restart)
@@ -314,9 +260,12 @@ class Monitor:
             # On a busy host the kernel takes the dead off their cgroup late; nothing of the last run may be in there.
             cgroups.kill(self.launch.cgroup)
             cgroups.remove(self.launch.cgroup)
-            self._bring_up(None, RESTART_TIMEOUT)
+            tasks.make_cgroup(self.launch, self.config)
+            assert self.rundir is not None
+            begun = tasks.begin(self.launch, self.rundir, self.config, self.seccomp, self.kept)
+            self.follow(*begun, None, RESTART_TIMEOUT)
         except (OSError, WharfError) as error:
-            self._failed_restart(_typed(error))
+            self._failed_restart(typed(error))
             return
         self.save()
         self.start_health()
@@ -394,7 +343,7 @@ class Monitor:
             append(self.launch.events, "container", action, self.launch.id, **self.launch.attributes, **more)
 
 
-def _typed(error: Exception) -> WharfError:
+def typed(error: Exception) -> WharfError:
     if isinstance(error, WharfError):
         return error
     return StartFailed("cannot start the container", str(error), step="monitor")

@@ -10,13 +10,15 @@ kind  payload
 3     one JSON object; descriptors ride on its first bytes (SCM_RIGHTS), a few hundred on each
 ====  ==================================================================================================
 
-First message to the **launcher** (``$RUN/launcher.sock``), which carries ``protocol`` and ``build``::
+First message to the **launcher** (``$RUN/launcher.sock``), which begins with :func:`opening`::
 
-    {"op": "launch", "launch": {…}, "fds": ["netns", "ns.ipc", "attach", "hold", …]}   → answered by the new monitor
-    {"op": "adopt", "id": …, "run_dir": …}                                  → {"ok": true}
+    {"op": "launch", …, "launch": {…}}                   → no answer: the new monitor has the connection from here on
+    {"op": "adopt", …, "id": …, "run_dir": …}            → {"ok": true}
 
-The **monitor's answer** to a launch is ``{"started": {…}}`` or ``{"error": {…}}``; the engine then sends ``{"ok":
-true}``. A connection that ends before that undoes the start: an engine that died or gave up leaves nothing half-made.
+The new monitor gets itself ready while the engine makes what the container needs (cgroup, network, files). Then the
+engine sends ``{"config": {…}, "fds": ["netns", "ns.ipc", "attach", "hold", …]}``, and the answer is ``{"started":
+{…}}`` or ``{"error": {…}}``; the engine then sends ``{"ok": true}``. A connection that ends before that undoes the
+start: an engine that died or gave up leaves nothing half-made.
 
 First message to a **monitor** (``$RUN/c/ID/ctl.sock``)::
 
@@ -37,34 +39,37 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import cast
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from core.errors import Unavailable
-from core.model.container import Healthcheck, LogOptions, RestartPolicy
 
-PROTOCOL = 1
+if TYPE_CHECKING:
+    from core.model.container import Healthcheck, LogOptions, RestartPolicy
+
+PROTOCOL = 2
 HEADER = struct.Struct("!BI")
 STDIN, STDOUT, STDERR, JSON = 0, 1, 2, 3
 MAX_FRAME = 16 * 1024 * 1024  # bytes
 MAX_FDS = 4000  # of one message
 _BATCH = 253  # descriptors on one byte: SCM_MAX_FD of the kernel (unix(7))
 CHUNK = 65536
+_LAUNCH = b', "launch": '
 JOINED = "ns."  # before the type of a namespace that is another's, in the name of its descriptor
 SHM = "shm"  # name of the mount namespace whose /dev/shm is shared
 
 Message = dict[str, object]
 
 
-@dataclass(frozen=True)
-class Launch:
-    """All that a monitor needs to run one container; the rest is in ``bundle``'s ``config.json``.
+class Launch(NamedTuple):
+    """What a monitor must know to get ready for a container; the rest is in ``bundle``'s ``config.json``.
 
     :param run_dir: ``Instance.container_run``; exists only while the monitor does
     :param lower: layer folders, top first
     :param cgroup: relative to each hierarchy's root
-    :param seccomp: path of the compiled filter (``core.runtime.spec.write_bundle``); "" for none
     :param map_ids: the layers' owners are shown as the container's user namespace maps them
+    :param log: like ``restart`` and ``healthcheck`` one of the engine's words; a monitor, which is made of JSON, has
+        something of the same shape: the words themselves are dataclasses (see :mod:`core.runtime.task`)
     :param cleanup: argv of the one-shot clean-up for when no engine listens; the container's id is appended
     :param attributes: what the ``die``, ``start`` and ``health_status`` events carry (image, name)
     """
@@ -80,21 +85,19 @@ class Launch:
     events: str
     engines: str
     log_path: str
+    log: LogOptions
+    restart: RestartPolicy
+    attributes: dict[str, str]
     tty: bool = False
     stdin_open: bool = False
-    log: LogOptions = field(default_factory=LogOptions)
-    restart: RestartPolicy = field(default_factory=RestartPolicy)
     healthcheck: Healthcheck | None = None
-    seccomp: str = ""
     map_ids: bool = False
     cleanup: tuple[str, ...] = ()
-    attributes: dict[str, str] = field(default_factory=dict)
 
     def to_plain(self) -> Message:
-        # Not `asdict`: its deep copies cost more than all the rest of a message.
         health = self.healthcheck
         return {
-            **vars(self),
+            **self._asdict(),
             "log": vars(self.log),
             "restart": vars(self.restart),
             "healthcheck": None if health is None else vars(health),
@@ -105,22 +108,37 @@ class Launch:
         values = dict(data)
         for name in ("lower", "cleanup"):
             values[name] = tuple(values[name])  # type: ignore[arg-type]
-        values["log"] = LogOptions(**values["log"])  # type: ignore[arg-type]
-        values["restart"] = RestartPolicy(**values["restart"])  # type: ignore[arg-type]
+        for name in ("log", "restart"):
+            values[name] = SimpleNamespace(**cast(Message, values[name]))
         health = values.get("healthcheck")
         if isinstance(health, dict):
-            values["healthcheck"] = Healthcheck(**{**health, "test": tuple(health["test"])})
+            values["healthcheck"] = SimpleNamespace(**{**health, "test": tuple(health["test"])})
         return cls(**values)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
-class Started:
+class Started(NamedTuple):
     """A container that runs."""
 
     pid: int
     pid_start: int  # clock ticks since boot (core.kernel.process.start_time)
     monitor_pid: int
     started: float  # seconds since the epoch
+
+
+def opening(op: str, build: str) -> bytes:
+    """The beginning of every message to a launcher, always of the same bytes: it need not parse one to know it."""
+    return json.dumps({"op": op, "protocol": PROTOCOL, "build": build})[:-1].encode()
+
+
+def launch_payload(build: str, launch: Launch) -> bytes:
+    """The message that has a container's monitor made; :func:`launch_of` takes the launch out again."""
+    return opening("launch", build) + _LAUNCH + json.dumps(launch.to_plain()).encode() + b"}"
+
+
+def launch_of(payload: bytes, build: str) -> bytes | None:
+    """The launch in a payload, as JSON; None where it is another message, or one for a launcher of another build."""
+    begin = opening("launch", build) + _LAUNCH
+    return payload[len(begin) : -1] if payload.startswith(begin) else None
 
 
 def frame(kind: int, payload: bytes) -> bytes:
@@ -151,10 +169,10 @@ class Decoder:
             yield kind, payload
 
 
-def parcels(message: Message, fds: Sequence[int]) -> Iterator[tuple[bytes, Sequence[int]]]:
+def parcels(payload: bytes, fds: Sequence[int]) -> Iterator[tuple[bytes, Sequence[int]]]:
     """One JSON frame in the pieces that it is sent in: the kernel takes only so many descriptors at once, so that each
     of the first bytes carries a batch of them."""
-    data = json_frame(message)
+    data = frame(JSON, payload)
     batches = [fds[start : start + _BATCH] for start in range(0, len(fds), _BATCH)]
     for number, batch in enumerate(batches[:-1]):
         yield data[number : number + 1], batch
@@ -163,7 +181,12 @@ def parcels(message: Message, fds: Sequence[int]) -> Iterator[tuple[bytes, Seque
 
 def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
     """Send one JSON frame on a blocking socket. :raises OSError:"""
-    for data, batch in parcels(message, fds):
+    send_payload(sock, json.dumps(message).encode(), fds)
+
+
+def send_payload(sock: socket.socket, payload: bytes, fds: Sequence[int] = ()) -> None:
+    """:func:`send`, of a message that is JSON already."""
+    for data, batch in parcels(payload, fds):
         sent = socket.send_fds(sock, [data], list(batch)) if batch else 0
         # Not where nothing is left: the other side may have all it needs, and have answered and closed.
         if sent < len(data):
@@ -184,6 +207,11 @@ class Incoming:
         self._length = HEADER.size  # of all that is known to come
 
     def advance(self) -> Message | None:
+        """:meth:`payload`, parsed."""
+        payload = self.payload()
+        return None if payload is None else cast(Message, json.loads(payload))
+
+    def payload(self) -> bytes | None:
         """Take what is there (a blocking socket is waited for); None while more has to come.
 
         :raises EOFError: the other side has closed
@@ -203,7 +231,7 @@ class Incoming:
         close_all(self.fds)
         self.fds = []
 
-    def _advance(self) -> Message | None:
+    def _advance(self) -> bytes:
         while True:
             part, more, _, _ = socket.recv_fds(
                 self.sock, self._length - len(self._data), _BATCH, socket.MSG_CMSG_CLOEXEC
@@ -215,7 +243,7 @@ class Incoming:
             if len(self._data) < self._length:
                 continue
             if self._length > HEADER.size:
-                return cast(Message, json.loads(self._data[HEADER.size :]))
+                return bytes(self._data[HEADER.size :])
             kind, length = HEADER.unpack(self._data)
             if kind != JSON or length > MAX_FRAME or len(self.fds) > MAX_FDS:
                 raise Unavailable("broken message", f"frame of kind {kind} with {length} bytes")

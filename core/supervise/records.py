@@ -6,8 +6,7 @@ import contextlib
 import errno
 import json
 import os
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 from core.kernel import process
 from core.supervise.protocol import PROTOCOL
@@ -16,8 +15,7 @@ STATE = "state.json"
 EXIT = "exit.json"
 
 
-@dataclass(frozen=True)
-class RunState:
+class RunState(NamedTuple):
     """``$RUN/c/ID/state.json``: a container that has a monitor. Times are seconds since the epoch."""
 
     monitor_pid: int
@@ -37,8 +35,7 @@ class RunState:
     version: int = 1
 
 
-@dataclass(frozen=True)
-class ExitRecord:
+class ExitRecord(NamedTuple):
     """``containers/ID/exit.json``: how the last run ended. ``exit_code`` is None where nobody can know."""
 
     exit_code: int | None
@@ -56,13 +53,13 @@ class ExitRecord:
 def write_state(run_dir: str, state: RunState) -> None:
     """Replace state.json: readers see the old or the new one, never a part."""
     path = os.path.join(run_dir, STATE)
-    _write(path + ".new", vars(state), durable=False)
+    _write(path + ".new", state._asdict(), durable=False)
     os.rename(path + ".new", path)
 
 
 def write_exit(path: str, record: ExitRecord) -> None:
     """Replace exit.json so that it survives a power cut: content, then name, then folder. :raises OSError:"""
-    _write(path + ".new", vars(record), durable=True)
+    _write(path + ".new", record._asdict(), durable=True)
     os.rename(path + ".new", path)
     folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -77,7 +74,7 @@ def write_exit_aside(run_dir: str, record: ExitRecord) -> None:
     :raises OSError:
     """
     path = os.path.join(run_dir, EXIT)
-    _write(path + ".new", vars(record), durable=False)
+    _write(path + ".new", record._asdict(), durable=False)
     os.rename(path + ".new", path)
 
 
@@ -93,33 +90,33 @@ def _write(path: str, data: dict[str, object], *, durable: bool) -> None:
         os.close(fd)
 
 
-def load_state(run_dir: str | Path) -> RunState | None:
+def load_state(run_dir: str | os.PathLike[str]) -> RunState | None:
     """The state, or None where there is no monitor, or it is of another boot."""
     data = _read(os.path.join(run_dir, STATE))
     if data is None:
         return None
-    known = {name: data[name] for name in RunState.__dataclass_fields__ if name in data}
+    known = {name: data[name] for name in RunState._fields if name in data}
     with contextlib.suppress(TypeError):
         state = RunState(**known)  # type: ignore[arg-type]
         return state if state.boot_id == process.boot_id() else None
     return None
 
 
-def load_exit(path: str | Path, run_dir: str | Path) -> ExitRecord | None:
+def load_exit(path: str | os.PathLike[str], run_dir: str | os.PathLike[str]) -> ExitRecord | None:
     """How the last run ended: by exit.json, or by what the run folder holds while that cannot be written."""
     return _exit(os.path.join(run_dir, EXIT)) or _exit(path)
 
 
-def _exit(path: str | Path) -> ExitRecord | None:
+def _exit(path: str | os.PathLike[str]) -> ExitRecord | None:
     data = _read(path)
     if data is None:
         return None
     with contextlib.suppress(TypeError):
-        return ExitRecord(**{n: data[n] for n in ExitRecord.__dataclass_fields__ if n in data})  # type: ignore[arg-type]
+        return ExitRecord(**{n: data[n] for n in ExitRecord._fields if n in data})  # type: ignore[arg-type]
     return None
 
 
-def _read(path: str | Path) -> dict[str, object] | None:
+def _read(path: str | os.PathLike[str]) -> dict[str, object] | None:
     try:
         with open(path, "rb") as file:
             data = json.load(file)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from core.model.container import RestartPolicy
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from core.model.container import RestartPolicy
 
 FIRST_DELAY = 0.1  # seconds; doubles with every failure
 LONGEST_DELAY = 60.0

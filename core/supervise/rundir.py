@@ -6,7 +6,6 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import time
 from typing import cast
 
@@ -80,13 +79,12 @@ class RunDir:
         out, err = (os.open(self.file(name), os.O_RDWR | os.O_CLOEXEC) for name in ("stdout", "stderr"))
         return os.open(self.file("stdin") if stdin else "/dev/null", os.O_RDONLY | os.O_CLOEXEC), out, err
 
-    def save_launch(self, launch: Launch) -> None:
-        """For a monitor that has to take over."""
+    def save_launch(self, plain: bytes) -> None:
+        """The launch as JSON, for a monitor that has to take over."""
         # Aside and renamed: one that has been changed must not be lost with half of the change.
         fd = os.open(self.file(f"{LAUNCH}.new"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            content = json.dumps(launch.to_plain()).encode()
-            if os.write(fd, content) < len(content):
+            if os.write(fd, plain) < len(plain):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.file(LAUNCH))
         finally:
             os.close(fd)
@@ -96,7 +94,8 @@ class RunDir:
         """Remove the folder and let go of the lock. An engine may have removed it before (it saw the exit record)."""
         try:
             if self.ours:
-                shutil.rmtree(self.path)
+                self.clear()
+                os.rmdir(self.path)
         except OSError as error:
             if error.errno != errno.ENOENT:
                 raise
@@ -111,6 +110,21 @@ class RunDir:
             return self._lock >= 0 and os.fstat(self._lock).st_ino == os.stat(self.path).st_ino
         except FileNotFoundError:
             return False
+
+
+def is_held(path: str) -> bool:
+    """Is a monitor at work in the run folder ``path``?"""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def load_launch(path: str) -> Launch | None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from core.errors import StartFailed
-from core.model.container import RestartPolicy
 from core.runtime.defaults import Json
 from core.supervise import spawn, tasks
 from core.supervise.control import Control
 from core.supervise.health import Health
-from core.supervise.protocol import Message, send
+from core.supervise.protocol import Launch, Message, send
 from core.supervise.restart import Restarts
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Service:
     def _stopping(self, message: Message, sock: socket.socket) -> bool:
         monitor = self._monitor
         monitor.stopping = True
-        monitor.state = replace(monitor.state, stopping=True)  # written down: another monitor would restart it
+        monitor.state = monitor.state._replace(stopping=True)  # written down: another monitor would restart it
         monitor.save()
         send(sock, {"ok": True})
         if monitor.state.status == "restarting":
@@ -61,12 +60,12 @@ class Service:
     def _update(self, message: Message, sock: socket.socket) -> bool:
         """Of the container that runs, the engine has changed the limits itself; this is for the next start."""
         monitor = self._monitor
-        policy = RestartPolicy(**message["restart"])  # type: ignore[arg-type]
-        if policy != monitor.launch.restart:
-            launch = replace(monitor.launch, restart=policy)
+        plain: Message = {**monitor.launch.to_plain(), "restart": message["restart"]}
+        launch = Launch.from_plain(plain)
+        if launch.restart != monitor.launch.restart:
             if monitor.rundir is not None:
-                monitor.rundir.save_launch(launch)  # first: it may fail, on a full disk
-            monitor.launch, monitor.restarts = launch, Restarts(policy, monitor.restarts.count)
+                monitor.rundir.save_launch(json.dumps(plain).encode())  # first: it may fail, on a full disk
+            monitor.launch, monitor.restarts = launch, Restarts(launch.restart, monitor.restarts.count)
         linux = monitor.config["linux"]
         assert isinstance(linux, dict)
         linux["resources"] = message["resources"]
@@ -97,7 +96,7 @@ class Service:
     def _health_changed(self, status: str, failures: int, output: str) -> None:
         monitor = self._monitor
         told = monitor.state.health
-        monitor.state = replace(monitor.state, health=status, failing_streak=failures, health_output=output)
+        monitor.state = monitor.state._replace(health=status, failing_streak=failures, health_output=output)
         monitor.save()
         if status != told and status != "starting":
             monitor.tell(f"health_status: {status}")

@@ -18,9 +18,9 @@ from core.errors import Conflict, StartFailed, WharfError, from_dict
 from core.kernel import process, userns
 from core.kernel.clone import Place, fork_into, fork_new
 from core.runtime import execute, init, namespaces, notify
-from core.runtime.defaults import Json
+from core.runtime.defaults import FILTER_FILE, Json
 from core.runtime.task import LISTENER, ExecTask, Filter, InitTask
-from core.supervise.protocol import Launch, close_all
+from core.supervise.protocol import close_all
 
 _PACKET = 65536
 
@@ -218,14 +218,16 @@ def start_init(task: InitTask, cgroup: str, host_hooks: Callable[[int], None] | 
     """
 
     def become(report: int) -> NoReturn:
-        task.report, task.enter_cgroup = report, lambda: cgroups.enter_self(cgroup, born=born is not None)
-        init.run(task)
+        init.run(task._replace(report=report, place=place, enter_cgroup=enter))
+
+    def enter() -> None:
+        cgroups.enter_self(cgroup, born=born is not None)
 
     born = cgroups.born_in(cgroup)
     # In a user namespace we could send our children into another's pid namespace, and then no more into our own.
-    if namespaces.guided(task.config) or (_pid_namespace(task) and userns.contained()):
-        task.place = Place()
-    child = _fork(become, born, task.place, _pid_namespace(task))
+    where = _pid_namespace(task)
+    place = Place() if namespaces.guided(task.config) or (where and userns.contained()) else None
+    child = _fork(become, born, place, None if place is not None else where)  # a guide stays in our pid namespace
     child.host_hooks = host_hooks
     return child
 
@@ -241,17 +243,17 @@ def start_exec(cgroup: str, task: ExecTask) -> Child:
         raise Conflict("cannot run a command in the container", "it is paused", "Unpause it first")
 
     def become(report: int) -> NoReturn:
-        task.report, task.enter_cgroup = report, lambda: cgroups.enter_self(cgroup, born=born is not None)
-        execute.join(task)
+        execute.join(task._replace(report=report, place=place, enter_cgroup=enter))
 
-    born = cgroups.born_in(cgroup)
-    return _fork(become, born, task.place, None)
+    def enter() -> None:
+        cgroups.enter_self(cgroup, born=born is not None)
+
+    born, place = cgroups.born_in(cgroup), Place()
+    return _fork(become, born, place, None)
 
 
 def _pid_namespace(task: InitTask) -> str | int | None:
-    """For the fork: ``""`` a new one, a path or a descriptor of one to join, None to stay in ours (or a guide goes)."""
-    if task.place is not None:
-        return None
+    """For the fork: ``""`` a new one, a path or a descriptor of one to join, None to stay in ours."""
     return task.joined.get("pid", namespaces.listed(task.config).get("pid"))
 
 
@@ -326,21 +328,33 @@ def cgroup_views(path: str, config: Json) -> list[tuple[str, str]]:
     return [(os.path.basename(mount), f"{mount}/{path}") for mount in layout.mounts]
 
 
-def read_bundle(launch: Launch) -> tuple[Json, Filter]:
-    """``config.json`` and the compiled seccomp filter.
+def read_bundle(bundle: str) -> tuple[Json, Filter]:
+    """``config.json`` and the compiled seccomp filter, for a monitor that takes over.
 
     Read by the launcher before it forks: what parsing leaves in memory is then shared and not each monitor's own.
 
     :raises StartFailed: they cannot be read
     """
     try:
-        with open(os.path.join(launch.bundle, "config.json"), "rb") as file:
+        with open(os.path.join(bundle, "config.json"), "rb") as file:
             config = cast(Json, json.load(file))
         # The filter says it all already, and the rules are by far the largest part.
         cast(Json, cast(Json, config["linux"]).get("seccomp", {})).pop("syscalls", None)
-        if not launch.seccomp:
-            return config, Filter()
-        with open(launch.seccomp, "rb") as file:
-            return config, notify.unpack(file.read())
     except (OSError, ValueError, KeyError) as error:
-        raise StartFailed(f"cannot read the bundle in {launch.bundle}", str(error), step="bundle") from error
+        raise _unreadable(bundle, error) from error
+    return config, read_filter(bundle, config)
+
+
+def read_filter(bundle: str, config: Json) -> Filter:
+    """The compiled seccomp filter of a container that has one. :raises StartFailed: it cannot be read"""
+    if "seccomp" not in cast(Json, config["linux"]):
+        return Filter()
+    try:
+        with open(os.path.join(bundle, FILTER_FILE), "rb") as file:
+            return notify.unpack(file.read())
+    except OSError as error:
+        raise _unreadable(bundle, error) from error
+
+
+def _unreadable(bundle: str, error: Exception) -> StartFailed:
+    return StartFailed(f"cannot read the bundle in {bundle}", str(error), step="bundle")

@@ -11,8 +11,9 @@ from core.runtime import hooks
 from core.runtime.defaults import Json
 from core.runtime.task import ExecTask, Filter, InitTask, Rootfs
 from core.supervise import listener, spawn
-from core.supervise.protocol import JOINED, SHM, Launch
+from core.supervise.protocol import JOINED, SHM, Launch, close_all
 from core.supervise.rest import leave_orphans
+from core.supervise.rundir import RunDir
 
 SOFT_FILES = 1024  # Docker's default: programs that use select(2) break above it, and the launcher's own is raised
 
@@ -56,6 +57,29 @@ def start(
     child = spawn.start_init(task, launch.cgroup, host_hooks)
     _find_agent(child, launch, config, seccomp, None)
     return child
+
+
+def begin(
+    launch: Launch, rundir: RunDir, config: Json, seccomp: Filter, kept: dict[str, int]
+) -> tuple[spawn.Child, dict[int, int]]:
+    """:func:`start` with the streams that the launch asks for; its cgroup is there.
+
+    :param kept: the end of its input is added
+    :returns: the first process on its way, and our ends of its output → stream
+    """
+    # Our ends first: a pipe that nobody holds open forgets its content, and a quick command has written and ended
+    # before we come back here.
+    outputs = {} if launch.tty else rundir.our_outputs()
+    if launch.stdin_open and not launch.tty and "stdin" not in kept:
+        kept["stdin"] = rundir.our_input()
+    stdio = None if launch.tty else rundir.child_stdio(stdin=launch.stdin_open)
+    try:
+        return start(launch, config, seccomp, kept, stdio), outputs
+    except BaseException:
+        close_all(list(outputs))
+        raise
+    finally:
+        close_all(stdio or ())
 
 
 def execute(

@@ -12,12 +12,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.bench import bench_follow, bench_pull, bench_run, bench_screen, bench_start
+from tests.bench import bench_follow, bench_many, bench_pull, bench_run, bench_screen, bench_start
 from tests.bench.measure import Row, table
 from tests.bench.place import HOUSE, Docker, Place, Podman, Wharf, bring_images, journaled_disk, sh
 
 BENCHES = {
     "start": bench_start.run,
+    "many": bench_many.run,
     "run": bench_run.run,
     "pull": bench_pull.run,
     "follow": bench_follow.run,

@@ -12,7 +12,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,6 +133,61 @@ async def test_launcher_killed(engine: Engine, busybox_image: str, inst: Instanc
     assert await in_sequence(engine, cid) > before
 
 
+def spares(parent: int) -> list[int]:
+    """Monitors that a launcher has made beforehand."""
+    found = []
+    for path in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            parents = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if parents == parent and (path / "cmdline").read_bytes().startswith(b"wharf-spare"):
+                found.append(int(path.name))
+    return found
+
+
+async def test_spare_monitor_killed(engine: Engine, busybox_image: str, inst: Instance) -> None:
+    cid = await sleeper(engine, busybox_image)
+    pid = launcher(inst, cid)
+
+    async def one() -> bool:
+        return len(spares(pid)) == 1
+
+    await until(one)
+    [spare] = spares(pid)
+    other = await sleeper(engine, busybox_image)
+    assert state_of(inst, other)["monitor_pid"] == spare
+    await until(one)
+    for spare in spares(pid):
+        os.kill(spare, signal.SIGKILL)
+    third = await sleeper(engine, busybox_image)
+    assert (await engine.container(third)).state is State.RUNNING
+    await until(one)
+    [spare] = spares(pid)
+    os.kill(pid, signal.SIGKILL)
+
+    async def gone() -> bool:
+        return not Path(f"/proc/{spare}").exists()
+
+    await until(gone)
+
+
+async def test_a_start_that_another_engine_sees(engine: Engine, busybox_image: str, inst: Instance) -> None:
+    """Broken off, and not undone yet."""
+    box = await engine.create(ContainerSpec(busybox_image, command=("sleep", "1000")))
+    await engine.close()
+    argv = [sys.executable, "-c", CUT, str(inst.root), str(inst.run), box.id, "after the row"]
+    reader = await LocalEngine.open(inst.root, inst.run)
+    try:
+        assert (await reader.container(box.id)).state is State.CREATED
+        done = await asyncio.create_subprocess_exec(*argv, cwd=Path(__file__).parents[2])
+        assert await done.wait() == 77
+        assert (await reader.container(box.id)).state is State.STARTING
+        assert await reader.recover() == []
+        assert (await reader.container(box.id)).state is State.CREATED
+        assert_world(inst)
+    finally:
+        await reader.close()
+
+
 async def test_launcher_and_monitor_killed(engine: Engine, busybox_image: str, inst: Instance) -> None:
     cid = await counter(engine, busybox_image)
     pid = state_of(inst, cid)["pid"]
@@ -181,14 +235,22 @@ where = sys.argv[4]
 def die(*args, **kwargs):
     os._exit(77)
 
+async def die_later(*args):
+    await asyncio.sleep(0.5)
+    die()
+
 async def main():
     engine = await LocalEngine.open(Path(sys.argv[1]), Path(sys.argv[2]))
     if where == "before wiring":
         start.wire = die
     elif where == "before launch":
-        client.launch = die
-    elif where == "before the row":
+        client.Launching.go = die
+    elif where == "at the row":
         records.save = die
+    elif where == "after the row":
+        client.Launching.go = die_later
+    elif where == "after the launch":
+        journal.Journal.__aexit__ = die
     elif where == "never":
         pass
     await engine.start(sys.argv[3])
@@ -198,7 +260,10 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("where", ["before wiring", "before launch", "before the row", "never"])
+PLACES = ["before wiring", "before launch", "at the row", "after the row", "after the launch", "never"]
+
+
+@pytest.mark.parametrize("where", PLACES)
 async def test_engine_killed_inside_start(engine: Engine, busybox_image: str, inst: Instance, where: str) -> None:
     spec = ContainerSpec(busybox_image, command=("sh", "-c", NUMBERS), ports=(PortMapping(80),))
     box = await engine.create(spec)
@@ -210,9 +275,9 @@ async def test_engine_killed_inside_start(engine: Engine, busybox_image: str, in
     try:
         assert_world(inst)
         found = await again.container(box.id)
-        assert found.state is (State.RUNNING if where == "never" else State.CREATED) or not found.state.live
+        assert found.state is (State.RUNNING if where == "never" else State.CREATED)
         if not found.state.live:
-            await again.start(box.id)
+            assert (await again.start(box.id)).state is State.RUNNING
     finally:
         await again.close()
 
@@ -223,7 +288,7 @@ async def test_a_reused_pid_is_never_signalled(engine: Engine, busybox_image: st
     assert run is not None
     with subprocess.Popen(["sleep", "60"]) as bystander:
         # What the file would say if the container had ended and its pid were another process's now.
-        stale = replace(run, pid=bystander.pid)
+        stale = run._replace(pid=bystander.pid)
         assert not client.alive(stale)
         assert not client.signal(stale, signal.SIGKILL)
         assert bystander.poll() is None

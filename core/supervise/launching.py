@@ -1,0 +1,100 @@
+"""One start, as the engine sees it: the monitor is called first, and gets ready while we make what the container needs.
+
+    async with Launching(inst, launch) as monitor:
+        …  # cgroup, network, files
+        started = await monitor.go(config, [("netns", fd)])
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from core.errors import StartFailed
+from core.runtime.defaults import Json
+from core.store.paths import Instance
+from core.supervise.contact import TRIES, Line, build_id, call_launcher, no_answer
+from core.supervise.protocol import MAX_FDS, Launch, Message, Started, launch_payload
+
+_PATIENCE = 10.0  # seconds a monitor may take to undo what it has done
+
+
+class Launching:
+    """A start that stands once :meth:`go` has returned. A cancelled one, or an engine that dies meanwhile, undoes it.
+
+    :raises Unavailable: no launcher can be started
+    """
+
+    def __init__(self, inst: Instance, launch: Launch) -> None:
+        self._inst = inst
+        self._id = launch.id
+        self._payload = launch_payload(build_id(), launch)
+        self._line: Line | None = None
+        self._stands = False
+
+    async def __aenter__(self) -> Self:
+        self._line = await call_launcher(self._inst, self._payload)
+        return self
+
+    async def go(self, config: Json, named: Sequence[tuple[str, int]] = ()) -> Started:
+        """Have the container started, now that everything it needs is there; returns when its command was executed.
+
+        :param config: of ``config.json``; the filter beside it says the seccomp rules
+        :param named: descriptors by name: ``netns``, ``attach`` (the monitor's end of a socket pair), ``ns.TYPE`` of
+            other namespaces to join, ``hold*`` that the monitor keeps open while the container runs
+        :raises StartFailed: nothing stays behind; CommandNotFound and CommandNotExecutable are told apart
+        """
+        if len(named) > MAX_FDS:
+            raise self._failed(f"it holds {len(named)} host ports; {MAX_FDS} can be handed to its monitor")
+        answer = await self._ask({"config": config, "fds": [name for name, _ in named]}, [fd for _, fd in named])
+        started = answer.get("started")
+        if not isinstance(started, dict):
+            raise self._failed("its monitor was killed")
+        # From here on the start stands, even if we are cancelled or die.
+        self._stands = True
+        assert self._line is not None
+        with contextlib.suppress(OSError):  # it may have ended, and its monitor with it, by now
+            await self._line.send({"ok": True})
+        return Started(**started)
+
+    async def _ask(self, message: Message, fds: Sequence[int]) -> Message:
+        for _ in range(TRIES):
+            assert self._line is not None
+            try:
+                answer, _ = await self._line.ask(message, fds)
+                if not answer.get("retired"):
+                    return answer
+            except ConnectionResetError:
+                pass  # the launcher has left for being idle, and has not read what we said: say it to another one
+            except (EOFError, ConnectionError):
+                return {}  # what was called has gone, and may have done something
+            self._line.close()
+            self._line = await call_launcher(self._inst, self._payload)
+        raise no_answer(self._inst)
+
+    def _failed(self, why: str) -> StartFailed:
+        return StartFailed("cannot start the container", why, object_id=self._id, step="monitor")
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        line = self._line
+        if line is None:
+            return
+        try:
+            if not self._stands:
+                await self._hang_up(line)
+        finally:
+            line.close()
+
+    async def _hang_up(self, line: Line) -> None:
+        """Give the start up, and wait until the monitor has undone its part: it must not meet what comes next."""
+        with contextlib.suppress(OSError, TimeoutError):
+            line.sock.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(_PATIENCE):
+                while await asyncio.get_running_loop().sock_recv(line.sock, 4096):
+                    pass
