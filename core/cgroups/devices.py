@@ -96,13 +96,13 @@ def apply(layout: Layout, path: str, rules: Sequence[Mapping[str, Any]]) -> None
         else:
             raise files.missing(Setting("devices", "devices.allow", "", "the device rules"))
     except WharfError:
-        if enforceable():
+        if privileged():
             raise
 
 
-def enforceable() -> bool:
-    """Whether rules can be set, and mean something: only the host's root makes device files. Others reach just the
-    devices that are put before them."""
+def privileged() -> bool:
+    """Is this the host's root? Only he can set device rules, and needs them: others make no device files, and reach
+    just the devices that are put before them."""
     from core.kernel import userns
 
     return os.geteuid() == 0 and not userns.contained()

@@ -106,7 +106,7 @@ def _change_joined(path: str, resources: Mapping[str, Any]) -> None:
 def _refuse_limits(resources: Mapping[str, Any]) -> None:
     wanted = [setting.what for group in v1.plan(resources) for setting in group if setting.limits]
     wanted += [repr(file) for file in resources.get("unified") or ()]
-    if resources.get("devices") and devices.enforceable():
+    if resources.get("devices") and devices.privileged():
         wanted.append("the device rules")
     if wanted:
         raise NoPrivilege(f"cannot set {wanted[0]}", *why_not_usable())

@@ -17,8 +17,8 @@ import pytest
 from core import cgroups
 from core.cgroups import files, layout
 from core.errors import Conflict, InvalidArgument, NoPrivilege, NotFound, Unsupported, WharfError
-from core.kernel import bpf, mount
-from core.kernel.process import CLONE_NEWNS, unshare
+from core.kernel import bpf, libc, mount, userns
+from core.kernel.process import CLONE_NEWNS, CLONE_NEWUSER, unshare
 from tests.engine.cgrouplab import (
     DEVICES,
     MIB,
@@ -501,6 +501,7 @@ def as_user(work: Callable[[], int]) -> int:
         os.setgroups([])
         os.setresgid(65534, 65534, 65534)
         os.setresuid(65534, 65534, 65534)
+        libc.prctl(4, 1)  # PR_SET_DUMPABLE: its own /proc files are its own again
         layout.host.cache_clear()
         layout.detect.cache_clear()
         return work()
@@ -531,6 +532,27 @@ def test_a_user_without_delegation() -> None:
         return 0
 
     assert as_user(work) == 0
+
+
+def test_root_of_a_user_namespace_is_no_root() -> None:
+    def work() -> int:
+        try:
+            unshare(CLONE_NEWUSER)
+        except OSError:
+            return 77
+        userns.deny_setgroups()
+        for kind in ("uid", "gid"):
+            userns.write_own(kind, [userns.Range(0, 65534, 1)])
+        assert os.geteuid() == 0
+        assert cgroups.create("wharf/one", {"devices": DEVICES}) == ()
+        with pytest.raises(NoPrivilege, match="delegated"):
+            cgroups.create("wharf/one", {"pids": {"limit": 5}})
+        return 0
+
+    code = as_user(work)
+    if code == 77:
+        pytest.skip("this host has no user namespaces for ordinary users")
+    assert code == 0
 
 
 def test_a_user_with_a_delegated_part(path: str) -> None:
