@@ -340,7 +340,7 @@ from core.local import LocalEngine
 async def main():
     engine = await LocalEngine.open(Path(sys.argv[1]), Path(sys.argv[2]))
     while True:
-        assert await engine.recover() == []
+        assert (found := await engine.recover()) == [], found
         print("swept", flush=True)
 
 asyncio.run(main())
