@@ -309,10 +309,10 @@ def test_without_a_delegated_cgroup(person: Person) -> None:
     def busy() -> bool:
         stats = json.loads(person.ok("stats", "--no-stream", "--format", "json").splitlines()[0])
         return (
-            stats["PIDs"] == "1" and float(stats["CPUPerc"].rstrip("%")) > 20 and not stats["MemUsage"].startswith("0B")
+            stats["PIDs"] == "1" and float(stats["CPUPerc"].rstrip("%")) > 1 and not stats["MemUsage"].startswith("0B")
         )
 
-    wait_for("its meters", busy)
+    wait_for("its meters", busy, 30)
 
 
 @pytest.fixture
