@@ -20,6 +20,7 @@ from core.ops.discard import discard
 from core.ops.records import Record
 from core.store.lock import drop_lock_file, object_lock
 from core.supervise import client
+from core.supervise.rest import end_strays
 
 
 async def settle(ctx: Context, cid: str) -> tuple[Record, client.RunState | None]:
@@ -64,6 +65,8 @@ async def release(ctx: Context, cid: str, record: Record | None) -> None:
                 # The kernel ends the rest of a pid namespace with its first process; here nobody has done it yet.
                 await asyncio.to_thread(cgroups.kill, group)
             await asyncio.to_thread(cgroups.remove, group)
+        elif record is not None and record.spec.pid != "private":
+            await asyncio.to_thread(end_strays, cid)
     except (WharfError, OSError) as error:
         failed.append(error)
     ctx.sampler.forget(group)

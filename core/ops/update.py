@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from core import cgroups
-from core.errors import InvalidArgument, NotFound
+from core.errors import InvalidArgument, NoPrivilege, NotFound
 from core.model import Change, Container, ContainerSpec, Resources, State
 from core.ops import bundle, records
 from core.ops.check_limits import check_limits
@@ -32,6 +32,8 @@ async def update(ctx: Context, ref: str, change: Change) -> Container:
     async with object_lock(ctx.inst, cid):
         record, run = await settle(ctx, cid)
         spec = changed(record.spec, change)
+        if change.resources != Resources() and not cgroups.usable():
+            raise NoPrivilege("cannot change the container's limits", *cgroups.why_not_usable(), object_id=cid)
         async with Journal(ctx.inst, "update", cid, ctx.undos) as journal:
             # The row is the truth, and the last to be written: whatever breaks off before goes back to it.
             journal.step("update.undo", cid)
@@ -70,7 +72,8 @@ async def undo_update(ctx: Context, cid: str) -> None:
 async def _apply(ctx: Context, record: Record, spec: ContainerSpec, wanted: dict[str, object]) -> None:
     """The kernel first: it may refuse. Then what the next automatic start reads, and who makes it."""
     try:
-        await asyncio.to_thread(cgroups.update, records.cgroup(ctx, record.id, record), wanted)
+        if cgroups.usable():
+            await asyncio.to_thread(cgroups.update, records.cgroup(ctx, record.id, record), wanted)
     except NotFound:
         # Between two runs there is no group; of one that runs it cannot be missing.
         if records.observe(ctx, record)[0].state is not State.RESTARTING:

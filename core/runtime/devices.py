@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
 from typing import cast
 
 from core.errors import StartFailed
@@ -37,13 +36,14 @@ def fill(dev: int, *, nodes: bool) -> None:
             pass  # the image's own
 
 
-def bind(dev: int, sources: Mapping[str, int]) -> None:
-    """Put the host's default devices on the files that :func:`fill` has made. Their descriptors are closed."""
+def bind(dev: int, sources: dict[str, int]) -> None:
+    """Put the host's default devices on the files that :func:`fill` has made, and take them out of ``sources``."""
     for name, _, _ in defaults.DEVICES:
         target = resolve.open_in_root(dev, name, os.O_PATH | os.O_NOFOLLOW, resolve=_BELOW)
-        mount.attach(sources[f"/dev/{name}"], target)
+        source = sources.pop(f"/dev/{name}")
+        mount.attach(source, target)
         os.close(target)
-        os.close(sources[f"/dev/{name}"])
+        os.close(source)
 
 
 def add(root: int, device: Json, source: int | None) -> None:

@@ -21,6 +21,7 @@ from core.runtime.sources import Sources
 from core.runtime.task import InitTask, Report
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
+_HOSTS = {"proc": "/proc", "sysfs": "/sys", "mqueue": "/dev/mqueue"}
 _KERNELS = {0x9FA0: "/proc", 0x62656572: "/sys"}  # PROC_SUPER_MAGIC, SYSFS_MAGIC
 
 
@@ -148,11 +149,14 @@ class Tree:
         try:
             made = mount.filesystem(kind, data, options.attributes & ~read_only, source=source)
         except PermissionError:
-            if kind not in ("proc", "sysfs"):
+            if kind not in _HOSTS:
                 raise
-            # In a user namespace only who owns the pid or network namespace may have a new one; the host's is no more
-            # than what can be seen anyway, and what may not be written by others is not written by us.
-            made = mount.clone_tree("/proc" if kind == "proc" else "/sys", recursive=True)
+            # In a user namespace only who owns the pid, network or IPC namespace may have a new one; the host's is no
+            # more than what can be seen anyway, and what may not be written by others is not written by us.
+            try:
+                made = mount.clone_tree(_HOSTS[kind], recursive=True)
+            except FileNotFoundError:  # a host without message queues: nor has this container any
+                made = mount.filesystem("tmpfs", (), options.attributes | mount.ATTR_RDONLY)
             mount.set_attributes(made, options.attributes, propagation=mount.MS_SLAVE, recursive=True)
         return made
 
@@ -227,7 +231,9 @@ class Tree:
             if os.path.normpath(str(device["path"])) == "/dev/ptmx":
                 continue  # a privileged container lists it too, but its own is that of its own devpts
             self._report.at(f"making the device {device['path']}")
-            devices.add(self.root, device, sources.get(str(device["path"])))
+            source = sources.pop(str(device["path"]), None)
+            if source is not None or not self._sources.bind_devices or device["type"] == "p":
+                devices.add(self.root, device, source)  # else it is a default one, and is there
 
     def own_dev(self) -> int | None:
         """The container's /dev; None where it is somebody else's, bound there, which we leave alone."""

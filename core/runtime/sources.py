@@ -6,6 +6,7 @@ host, and before a user namespace takes our rights away; :mod:`core.runtime.root
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Sequence
@@ -105,7 +106,7 @@ class Sources:
                 wanted[str(device["path"])] = os.makedev(cast(int, device["major"]), cast(int, device["minor"]))
         for path, number in wanted.items():
             self._report.at(f"opening {path}")
-            made = mount.clone_tree(path)
+            made = mount.clone_tree(_host_device(path, number))
             status = os.fstat(made)
             if status.st_rdev != number or not (stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)):
                 raise StartFailed(
@@ -128,6 +129,22 @@ class Sources:
         if home is None:
             return mount.overlay(layers.lower, layers.upper, layers.work)
         return mount.mapped_overlay(layers.lower, layers.upper, layers.work, home)
+
+
+def _host_device(path: str, number: int) -> str:
+    """The host's name of a device that is called ``path`` in the container: the same, or what the kernel calls it."""
+    with contextlib.suppress(OSError):
+        if os.stat(path).st_rdev == number:
+            return path
+    for kind in ("char", "block"):
+        with contextlib.suppress(OSError):
+            fd = os.open(f"/sys/dev/{kind}/{os.major(number)}:{os.minor(number)}/uevent", os.O_RDONLY | os.O_CLOEXEC)
+            lines = os.read(fd, 4096).splitlines()
+            os.close(fd)
+            name = next((line[8:] for line in lines if line.startswith(b"DEVNAME=")), b"")
+            if name and os.stat(b"/dev/" + name).st_rdev == number:
+                return os.fsdecode(b"/dev/" + name)
+    return path
 
 
 def _clone_elsewhere(namespace: int, path: str) -> int:

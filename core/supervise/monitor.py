@@ -193,7 +193,7 @@ class Monitor:
     def record(self, status: int | None) -> None:
         """Write down how it ended (None: nobody knows), before anything else; then start it again or finish."""
         self._stop_health()
-        end_rest(self.config, self.launch.cgroup)
+        end_rest(self.config, self.launch.cgroup, self.launch.id)
         self.pump.close()
         code = None
         if status is not None:
