@@ -40,7 +40,7 @@ async def resolve(ctx: Context, spec: ContainerSpec) -> ContainerSpec:
     spaces.check(spec)
     network, _, other = spec.network.partition(":")
     if network == "container":
-        spec = replace(spec, network=f"container:{(await records.find(ctx, other)).id}")
+        spec = replace(spec, network=f"container:{await records.find_id(ctx, other)}")
     for kind in ("ipc", "pid", "uts"):
         word, other = spaces.mode(spec, kind)
         if word != "container":

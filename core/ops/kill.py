@@ -40,7 +40,7 @@ async def kill(ctx: Context, ref: str, signal: str = "KILL") -> None:
     :raises Conflict: the container does not run
     """
     number = parse_signal(signal)
-    cid = (await records.find(ctx, ref)).id
+    cid = await records.find_id(ctx, ref)
     async with object_lock(ctx.inst, cid):
         record, run = await settle(ctx, cid)
         between = record.saved.state is State.RESTARTING and number == signals.SIGKILL

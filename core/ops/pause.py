@@ -28,7 +28,7 @@ async def unpause(ctx: Context, ref: str) -> None:
 
 
 async def _freeze(ctx: Context, ref: str, on: bool, before: State, after: State) -> None:
-    cid = (await records.find(ctx, ref)).id
+    cid = await records.find_id(ctx, ref)
     async with object_lock(ctx.inst, cid):
         record, _ = await settle(ctx, cid)
         verb = "pause" if on else "unpause"

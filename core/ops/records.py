@@ -109,18 +109,27 @@ async def find(ctx: Context, ref: str) -> Record:
     :raises NotFound: there is none
     :raises InvalidArgument: the prefix fits several
     """
+    return _decode(_one(ctx, ref, "*"))
+
+
+async def find_id(ctx: Context, ref: str) -> str:
+    """Its id only; see :func:`find`."""
+    return str(_one(ctx, ref, "id, name")["id"])
+
+
+def _one(ctx: Context, ref: str, columns: str) -> Row:
     db = ctx.store.disk
     name = ref.removeprefix("/")
 
-    rows = db.peek("SELECT * FROM container WHERE name = ? OR id = ?", (name, ref))
+    rows = db.peek(f"SELECT {columns} FROM container WHERE name = ? OR id = ?", (name, ref))
     if not rows and _ID.match(ref):
-        rows = db.peek("SELECT * FROM container WHERE id GLOB ?", (ref + "*",))
+        rows = db.peek(f"SELECT {columns} FROM container WHERE id GLOB ?", (ref + "*",))
     if not rows:
         raise NotFound(f"no such container: {ref}", fix="`wharf ps -a` lists them")
     if len(rows) > 1:
         names = ", ".join(row["name"] for row in rows)
         raise InvalidArgument(f"ambiguous id {ref!r}", f"it fits {names}", "Give more digits or the name")
-    return _decode(rows[0])
+    return rows[0]
 
 
 async def find_or_none(ctx: Context, cid: str) -> Record | None:

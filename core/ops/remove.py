@@ -17,7 +17,7 @@ async def remove(ctx: Context, ref: str, *, force: bool = False) -> None:
 
     :raises Conflict: it runs and ``force`` was not given
     """
-    cid = (await records.find(ctx, ref)).id
+    cid = await records.find_id(ctx, ref)
     async with object_lock(ctx.inst, cid):
         record, run = await settle(ctx, cid)
         if record.saved.state.live or record.saved.state is State.RESTARTING:

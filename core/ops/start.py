@@ -46,7 +46,7 @@ async def start(ctx: Context, ref: str, attach: socket.socket | None = None) -> 
     :raises StartFailed: nothing of the attempt stays behind
     :raises PortTaken: by whom
     """
-    cid = (await records.find(ctx, ref)).id
+    cid = await records.find_id(ctx, ref)
     async with object_lock(ctx.inst, cid):
         record, _ = await settle(ctx, cid)
         if record.saved.state.live or record.saved.state is State.RESTARTING:

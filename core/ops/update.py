@@ -28,7 +28,7 @@ async def update(ctx: Context, ref: str, change: Change) -> Container:
     :raises InvalidArgument: nothing to change, or a value that no container can have
     :raises WharfError: the kernel refuses a limit
     """
-    cid = (await records.find(ctx, ref)).id
+    cid = await records.find_id(ctx, ref)
     async with object_lock(ctx.inst, cid):
         record, run = await settle(ctx, cid)
         spec = changed(record.spec, change)

@@ -26,6 +26,7 @@ Run root (gone after a reboot, mode 0700)::
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import pwd
@@ -41,6 +42,12 @@ DEFAULT_RUN = Path("/run/wharf")
 ROOTLESS_UID = "WHARF_ROOTLESS_UID"  # environment: whose engine this is, where its process is root in a user namespace
 
 
+@functools.lru_cache(1024)
+def _below(base: Path, *names: str) -> Path:
+    """Kept: making a path takes longer than asking for the file that it names."""
+    return base.joinpath(*names)
+
+
 @dataclass(frozen=True)
 class Instance:
     """One data root with its run root. Bridges, nft tables and cgroups are named after it."""
@@ -48,7 +55,7 @@ class Instance:
     root: Path
     run: Path
 
-    @property
+    @functools.cached_property
     def tag(self) -> str:
         """Empty for the default instance, else six hex digits derived from the data root's path."""
         if self.root == DEFAULT_ROOT:
@@ -75,31 +82,31 @@ class Instance:
         return f"w{self.tag}_"
 
     def container_dir(self, cid: str) -> Path:
-        return self.root / "containers" / cid
+        return _below(self.root, "containers", cid)
 
     def container_run(self, cid: str) -> Path:
-        return self.run / "c" / cid
+        return _below(self.run, "c", cid)
 
     def log_path(self, cid: str) -> Path:
-        return self.container_dir(cid) / "log" / "0.log"
+        return _below(self.root, "containers", cid, "log", "0.log")
 
-    @property
+    @functools.cached_property
     def images(self) -> Path:
         return self.root / "images"
 
-    @property
+    @functools.cached_property
     def trash(self) -> Path:
         return self.root / "trash"
 
-    @property
+    @functools.cached_property
     def events(self) -> Path:
         return self.run / "bus" / "events"
 
-    @property
+    @functools.cached_property
     def launcher_socket(self) -> Path:
         return self.run / "launcher.sock"
 
-    @property
+    @functools.cached_property
     def engines(self) -> Path:
         return self.run / "engines"
 

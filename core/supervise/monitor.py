@@ -146,6 +146,9 @@ class Monitor:
             started=time.time(),
             restarts=self.restarts.count,
         )
+
+    def attend(self) -> None:
+        """From here on its streams are moved, its end is seen, and the launcher has what another monitor would need."""
         self.open_streams()
         self.watch_end()
         self.give_to_launcher()
@@ -264,6 +267,7 @@ class Monitor:
             assert self.rundir is not None
             begun = tasks.begin(self.launch, self.rundir, self.config, self.seccomp, self.kept)
             self.follow(*begun, None, RESTART_TIMEOUT)
+            self.attend()
         except (OSError, WharfError) as error:
             self._failed_restart(typed(error))
             return
