@@ -51,6 +51,7 @@ def start(plain: bytes, reply: socket.socket, line: socket.socket) -> Monitor:
 
     try:
         monitor.follow(child, outputs, reply, None, meanwhile)
+        monitor.start_health()
         # The state before the answer: whoever is told that it runs can also see it. A start without it fails.
         write_state(rundir.path, monitor.state)
         # Here, not in the engine: this process tells the end as well, so that the two never change places.
@@ -62,7 +63,6 @@ def start(plain: bytes, reply: socket.socket, line: socket.socket) -> Monitor:
         raise typed(error) from error
     # The engine has its answer; what it need not wait for comes after it.
     monitor.attend()
-    monitor.start_health()
     monitor.loop.watch(reply.fileno(), lambda events: _confirmed(monitor, reply))
     return monitor
 
