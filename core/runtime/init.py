@@ -117,7 +117,8 @@ def _inside(task: InitTask, report: Report, sources: Sources) -> NoReturn:
     if task.gate >= 0:
         gate.wait(task, report)
     # The last of the runtime's steps: the command itself comes next.
-    hooks.run_all(config, "startContainer", _state(task, "created"))
+    if hooks.listed(config, "startContainer"):
+        hooks.run_all(config, "startContainer", _state(task, "created"))
     if annotations.get(reaper.INIT_ANNOTATION) == "true":
         reaper.stay(task.stdio is None, report)
     finish.become(own, user, task.seccomp, report, task.preserve)
@@ -128,7 +129,8 @@ def _host_hooks(task: InitTask, report: Report) -> None:
     if hooks.listed(task.config, "prestart") or hooks.listed(task.config, "createRuntime"):
         report.at("running hooks")
         report.ask(b"H")
-    hooks.run_all(task.config, "createContainer", _state(task, "creating"))
+    if hooks.listed(task.config, "createContainer"):
+        hooks.run_all(task.config, "createContainer", _state(task, "creating"))
 
 
 def _state(task: InitTask, status: str) -> Json:
