@@ -120,6 +120,8 @@ def parse_mount(text: str) -> Mount:
             target = value
         elif key in ("readonly", "ro"):
             read_only = value.lower() in ("", "true", "1")
+        elif key in ("idmap", "ridmap") and value.lower() in ("", "true", "1"):
+            options.append(key)
         elif key == "bind-propagation":
             options.append(value)
         elif key in ("tmpfs-size", "tmpfs-mode"):

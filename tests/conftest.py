@@ -4,6 +4,7 @@ of them the oracle compares the kernel with the database."""
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from core.engine import Engine
+from core.ops import probes
 from core.store.paths import Instance, find_instance
 from tests.imagemaker import busybox, busybox_archive
 from tests.instance import end_instance
@@ -60,6 +62,19 @@ async def busybox_image(engine: Engine, archive: Path) -> str:
     async for _ in engine.load(archive):
         pass
     return "busybox:test"
+
+
+@functools.cache
+def _why_unmappable(folder: Path) -> str:
+    with probes.user_namespace() as (namespace, reason):
+        return probes.overlay(folder, namespace).idmap if namespace is not None else reason
+
+
+@pytest.fixture
+def mappable(inst: Instance) -> None:
+    """Only where the ids of the instance's file system can be mapped (Linux 5.19; tmpfs 6.3)."""
+    if why := _why_unmappable(inst.root.parents[1]):
+        pytest.skip(f"needs a file system whose ids can be mapped: {why}")
 
 
 @pytest.fixture

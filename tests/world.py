@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sqlite3
@@ -139,6 +140,15 @@ def _nft_ports(inst: Instance) -> set[tuple[str, int]]:
     return found
 
 
+def _overlaps(inst: Instance) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Ranges of ids that two containers have, other than those that have agreed to share one (``--userns remap``)."""
+    rows = _rows(inst.root / "wharf.db", "SELECT spec, config FROM container")
+    held = [(json.loads(row["spec"]).get("userns"), json.loads(row["config"]).get("ids")) for row in rows]
+    shared = {tuple(ids) for word, ids in held if ids and word == "remap"}
+    spans = sorted([*shared, *(tuple(ids) for word, ids in held if ids and word != "remap")])
+    return [(one, two) for one, two in itertools.pairwise(spans) if one[0] + one[1] > two[0]]
+
+
 def differences(inst: Instance) -> list[str]:
     """What the kernel holds and the database does not know, and the other way round."""
     wrong = []
@@ -147,6 +157,8 @@ def differences(inst: Instance) -> list[str]:
     folders = {path.name for path in (inst.root / "containers").iterdir()} if inst.root.exists() else set()
     if folders != known:
         wrong.append(f"container folders without a row: {folders - known}; rows without a folder: {known - folders}")
+    if overlaps := _overlaps(inst):
+        wrong.append(f"containers with the same ids: {overlaps}")
     if live - known:
         wrong.append(f"running but unknown: {live - known}")
     runs = {path.name for path in (inst.run / "c").iterdir()} if inst.run.exists() else set()

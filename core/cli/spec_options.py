@@ -113,7 +113,7 @@ def _namespaces(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--pid", default="private", metavar="MODE", help="private, host, container:ID")
     group.add_argument("--uts", default="private", metavar="MODE", help="private, host, container:ID")
     group.add_argument("--cgroupns", default="private", metavar="MODE", help="private, host")
-    group.add_argument("--userns", default="", metavar="MODE", help="host, auto, remap")
+    group.add_argument("--userns", default="", metavar="MODE", help="host, auto[:size=N], remap")
     group.add_argument("--runtime", default="", metavar="NAME", help="the OCI runtime (default: the engine's own)")
     group.add_argument("--isolation", default="default", choices=("default",), help="the one kind that Linux has")
     many(group, "--annotation", metavar="KEY=VALUE", help="a note for the OCI runtime")

@@ -13,6 +13,7 @@ import os
 import struct
 from collections.abc import Iterable, Sequence
 
+from core.errors import Unsupported
 from core.kernel.libc import (
     AT_EMPTY_PATH,
     AT_FDCWD,
@@ -29,6 +30,7 @@ from core.kernel.libc import (
     call,
     syscall,
 )
+from core.kernel.process import files_as
 from core.kernel.userns import contained
 
 ATTR_RDONLY = 0x1
@@ -147,14 +149,24 @@ def overlay(lower: Sequence[str], upper: str, work: str) -> int:
             os.close(fd)
 
 
-def mapped_overlay(lower: Sequence[str], upper: str, work: str, userns_fd: int) -> int:
+def mapped_overlay(lower: Sequence[str], upper: str, work: str, userns_fd: int, owner: tuple[int, int]) -> int:
     """:func:`overlay` with the ids of all its layers mapped (:func:`map_ids`, Linux 5.19): nothing on the disk changes.
 
     ``upper`` and ``work`` must have the same parent folder. Before Linux 6.13 an overlay takes layers by path only, so
     that they are mounted for a moment, stacked on that parent: the caller must be in a mount namespace of its own.
 
+    :param owner: uid and gid that the user namespace's root has here: overlayfs makes files as whoever has mounted it,
+        and cannot make any that the maps do not know
+    :raises Unsupported: the layers' file system or the kernel cannot map ids
     :raises OSError:
     """
+    if _release() < (5, 19):
+        raise _no_mapping(f"overlayfs takes no mapped layers before Linux 5.19; this is {os.uname().release}")
+    with files_as(*owner):
+        return _mapped_overlay(lower, upper, work, userns_fd)
+
+
+def _mapped_overlay(lower: Sequence[str], upper: str, work: str, userns_fd: int) -> int:
     parent = os.path.dirname(upper)
     mapped = [clone_tree(path) for path in (*lower, parent)]
     try:
@@ -264,6 +276,7 @@ def attach(mount_fd: int, target_fd: int) -> None:
     """Put a detached mount on the file or directory that ``target_fd`` is: no path is looked up, so none can be
     swapped meanwhile (CVE-2021-30465).
 
+    :param target_fd: ``AT_FDCWD`` for the working directory
     :raises OSError:
     """
     syscall(SYS_MOVE_MOUNT, mount_fd, b"", target_fd, b"", _F_EMPTY_PATH | _T_EMPTY_PATH, what="move_mount")
@@ -281,14 +294,37 @@ def map_ids(mount_fd: int, userns_fd: int, *, recursive: bool = False) -> None:
     """Have a detached mount show the owners of its files as the user namespace maps them (Linux 5.12; overlayfs' layers
     5.19): what is root's on the disk is the root's of that namespace.
 
-    :raises OSError: ``EINVAL`` where the file system or the kernel cannot do it, or the mount is mapped already
+    :raises Unsupported: the file system or the kernel cannot do it, or the mount is mapped already
     """
-    _set_attributes(mount_fd, _MOUNT_ATTR.pack(ATTR_IDMAP, 0, 0, userns_fd), recursive)
+    try:
+        _set_attributes(mount_fd, _MOUNT_ATTR.pack(ATTR_IDMAP, 0, 0, userns_fd), recursive)
+    except OSError as error:
+        kind = _filesystem_name(mount_fd) or "its file system"
+        raise _no_mapping(f"{kind}, on Linux {os.uname().release}: {error.strerror}") from error
 
 
 def _set_attributes(mount_fd: int, attributes: bytes, recursive: bool) -> None:
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     syscall(SYS_MOUNT_SETATTR, mount_fd, b"", flags, attributes, len(attributes), what="mount_setattr")
+
+
+def _no_mapping(why: str) -> Unsupported:
+    return Unsupported(
+        "cannot map the ids of a mount",
+        why,
+        "It takes Linux 5.19 and ext4, xfs or btrfs (tmpfs: 6.3); or use --userns host",
+    )
+
+
+def _filesystem_name(mount_fd: int) -> str:
+    """Of what a mount shows, such as ``ext4``; "" where it is not mounted elsewhere in sight."""
+    device = os.fstat(mount_fd).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            if line.split(" ", 3)[2] == number:
+                return line.partition(" - ")[2].split(" ")[0]
+    return ""
 
 
 def set_root_propagation(propagation: int, *, recursive: bool = True) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import fcntl
 import functools
 import os
 import struct
 import time
+from collections.abc import Iterator
 
 from core.kernel.libc import SYS_KEYCTL, call, prctl, syscall
 
@@ -23,8 +26,11 @@ CLONE_NEWNET = 0x40000000
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
+_PR_GET_SECUREBITS = 27
+_PR_SET_SECUREBITS = 28
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
+_SECBIT_NO_SETUID_FIXUP = 1 << 2
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, struct pidfd_info) with its first 64 bytes
 _PIDFD_INFO_EXIT = 1 << 3
@@ -55,6 +61,26 @@ def set_hostname(name: str) -> None:
 def set_domainname(name: str) -> None:
     data = os.fsencode(name)
     call("setdomainname", data, ctypes.c_size_t(len(data)))
+
+
+@contextlib.contextmanager
+def files_as(uid: int, gid: int) -> Iterator[None]:
+    """Meanwhile this thread makes files as that owner (setfsuid(2)), and keeps all capabilities.
+
+    :raises OSError: EPERM without CAP_SETPCAP, CAP_SETUID and CAP_SETGID
+    """
+    bits = prctl(_PR_GET_SECUREBITS)
+    before = call("setfsuid", -1), call("setfsgid", -1)
+    prctl(_PR_SET_SECUREBITS, bits | _SECBIT_NO_SETUID_FIXUP)
+    try:
+        # Their results are what was before: what is now must be asked.
+        call("setfsgid", gid), call("setfsuid", uid)
+        if (call("setfsuid", -1), call("setfsgid", -1)) != (uid, gid):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), "setfsuid")
+        yield
+    finally:
+        call("setfsuid", before[0]), call("setfsgid", before[1])
+        prctl(_PR_SET_SECUREBITS, bits)
 
 
 def set_death_signal(signo: int) -> None:

@@ -63,6 +63,31 @@ def mapped(ranges: Iterable[Range], number: int) -> bool:
     return any(piece.inside <= number < piece.inside + piece.count for piece in ranges)
 
 
+def outside(ranges: Iterable[Range], number: int) -> int | None:
+    """What the id ``number``, as seen inside, is called outside; None where it is nobody's there."""
+    for piece in ranges:
+        if piece.inside <= number < piece.inside + piece.count:
+            return piece.outside + number - piece.inside
+    return None
+
+
+def in_use() -> list[tuple[int, int]]:
+    """The ids (first, how many) that the user namespaces of running processes have been given, other than our own;
+    uids and gids together. A look at every process of the host."""
+    seen, found = {os.readlink("/proc/self/ns/user")}, []
+    for name in os.listdir("/proc"):
+        if not name.isdecimal():
+            continue
+        try:
+            space = os.readlink(f"/proc/{name}/ns/user")
+            if space not in seen:
+                found += [(piece.outside, piece.count) for kind in ("uid", "gid") for piece in read_map(kind, name)]
+                seen.add(space)
+        except OSError:  # it has ended, or is not ours to see
+            continue
+    return found
+
+
 def subordinate(path: str, names: Sequence[str] | None) -> list[tuple[int, int]]:
     """The ranges (first id, how many) that ``/etc/subuid`` or ``/etc/subgid`` gives to an owner, who stands there by
     name or by number (``None``: to anybody), in the file's order.

@@ -169,7 +169,7 @@ class ContainerSpec:
     pid: str = "private"
     uts: str = "private"
     cgroupns: str = "private"
-    userns: str = ""  # "host" (as ""), "auto" or "remap"
+    userns: str = ""  # "host" (as ""), "auto" or "auto:size=N": ids of its own, "remap": ids shared with all such
     runtime: str = ""  # "": the engine's own
     cgroup_parent: str = ""  # relative to each hierarchy's root; "": the instance's group
     oom_score_adj: int = 0  # -1000 (never killed) to 1000 (first)
@@ -225,6 +225,7 @@ class Container:
     ports: tuple[PortMapping, ...] = ()  # as really bound
     bundle: str = ""  # folder of the OCI config.json
     log_path: str = ""
+    ids: tuple[int, ...] = ()  # of its user namespace: what its root is called on the host, and how many ids
 
     @property
     def short_id(self) -> str:

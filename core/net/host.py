@@ -171,8 +171,8 @@ class Host:
 
     # ─ containers ─
 
-    def attach(self, ref: str, cid: str, ip: str | None) -> Attachment:
-        """A new namespace on the network.
+    def attach(self, ref: str, cid: str, ip: str | None, namespace: int | None = None) -> Attachment:
+        """A new namespace on the network, or the given one, which the attachment owns then.
 
         :raises NotFound: no such network
         :raises Conflict: no free address, or ``ip`` is taken
@@ -186,7 +186,10 @@ class Host:
             with self.store.run.write() as con:
                 info = ipam.allocate(con, network, cid, name, ip)
             try:
-                namespace = links.new_endpoint(self.rtnl, info, bridge=bridge, mtu=network.mtu)
+                if namespace is None:
+                    namespace = links.new_endpoint(self.rtnl, info, bridge=bridge, mtu=network.mtu)
+                else:
+                    links.plug(self.rtnl, namespace, info, bridge=bridge, mtu=network.mtu)
             except BaseException:
                 with self.store.run.write() as con:
                     ipam.release(con, cid)

@@ -106,6 +106,11 @@ def new_namespace() -> int:
         return fd
 
 
+def set_loopback_up(namespace: int) -> None:
+    with netns.inside(namespace):
+        _loopback_up()
+
+
 def _loopback_up() -> None:
     inner = Netlink(NETLINK_ROUTE)
     try:

@@ -95,16 +95,30 @@ class Net:
 
         return await self._do(work)
 
-    async def attach(self, network: Network | str, cid: str, *, ip: str | None = None) -> Attachment:
+    async def attach(
+        self, network: Network | str, cid: str, *, ip: str | None = None, namespace: int | None = None
+    ) -> Attachment:
         """A new namespace for the container, on the network: address, default route, lo, everything up.
 
+        :param namespace: one that is there already (it belongs to the container's user namespace)
         :raises NotFound: no such network
         :raises Conflict: no free address, or ``ip`` is taken
         :raises InvalidArgument: ``ip`` is outside the network
         """
         ref = network if isinstance(network, str) else network.id
         self.check(ref)
-        return await self._do(lambda: self._host.attach(ref, cid, ip), lambda lost: os.close(lost.netns_fd))
+        # Of our own: the worker may still be at it when a caller that was cancelled has closed its descriptor.
+        given = None if namespace is None else os.dup(namespace)
+
+        def work() -> Attachment:
+            try:
+                return self._host.attach(ref, cid, ip, given)
+            except BaseException:
+                if given is not None:
+                    os.close(given)
+                raise
+
+        return await self._do(work, lambda lost: os.close(lost.netns_fd))
 
     async def new_netns(self) -> int:
         """A namespace with nothing but lo, for the network ``none``; the caller owns the descriptor."""
@@ -114,6 +128,19 @@ class Net:
                 return links.new_namespace()
 
         return await self._do(work, os.close)
+
+    async def set_loopback_up(self, namespace: int) -> None:
+        """Make a namespace that is there already what :meth:`new_netns` makes."""
+        given = os.dup(namespace)
+
+        def work() -> None:
+            try:
+                with step("make a network namespace"):
+                    links.set_loopback_up(given)
+            finally:
+                os.close(given)
+
+        await self._do(work)
 
     async def publish(self, cid: str, ip: str, ports: Iterable[PortMapping]) -> Published:
         """Make ports of the container at ``ip`` reachable on the host: all of them, or none.

@@ -48,6 +48,7 @@ def launch(ctx: Context, record: Record) -> Launch:
         log=spec.log,
         restart=spec.restart,
         healthcheck=effective(spec.healthcheck, record.config.image.healthcheck),
+        map_ids=bool(record.config.ids),
         cleanup=cleanup_argv(inst),
         attributes={"name": record.name, "image": spec.image},
     )
@@ -73,6 +74,7 @@ def write(ctx: Context, record: Record, joined: Mapping[str, str]) -> Json:
         cgroup_path=f"/{group}",
         etc_files={f"/etc/{name}": str(folder / name) for name in _ETC},
         netns="host" if spec.network == "host" else "new",
+        first_id=record.config.ids[0] if record.config.ids else 0,
         joined=joined,
         volumes=_volumes(inst, spec),
     )

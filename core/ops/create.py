@@ -15,11 +15,12 @@ from dataclasses import replace
 from core.errors import InvalidArgument, NameTaken
 from core.model import Container, ContainerSpec, Image, PortMapping, State
 from core.names import make_id, make_name
-from core.ops import joins, records
+from core.ops import idranges, joins, records
 from core.ops.context import Context
 from core.ops.records import Config, Record, Saved
 from core.ops.validate import MOST_PORTS, check_spec, check_surroundings
 from core.options import parse_ports
+from core.runtime import spaces
 from core.store.journal import Journal
 from core.store.lock import drop_lock_file, object_lock
 
@@ -63,12 +64,12 @@ async def _insert(ctx: Context, record: Record) -> Record:
     """Make the folders and add the row, under the name asked for or one that is free."""
     # The row last: from there on the container exists, whole.
     first: Callable[[], None] | None = functools.partial(_make_folders, ctx, record.id, record)
+    free = await asyncio.to_thread(idranges.free_on_host) if spaces.ids(record.spec)[1] else ()
     while True:
         named = record if record.name else replace(record, name=make_name())
         named = replace(named, spec=replace(named.spec, name=named.name))
         try:
-            await records.insert(ctx, named, first)
-            return named
+            return await records.insert(ctx, named, first, free)
         except sqlite3.IntegrityError:
             first = None  # they are there
             if not record.name:

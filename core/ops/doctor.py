@@ -143,7 +143,7 @@ def _layers(inst: Instance) -> Iterator[Check]:
     if not contained():  # these need privilege over the file system itself
         features += [
             ("metacopy", result.metacopy, "changing a file's owner copies the whole file up"),
-            ("idmap", result.idmap, "remapped containers need a copy of their layers with other owners"),
+            ("idmap", result.idmap, "no ids of their own for containers (--userns auto, remap)"),
         ]
     for name, problem, consequence in features:
         if problem:

@@ -28,6 +28,7 @@ def host_config(box: Container) -> dict[str, object]:
             "Config": {"max-size": str(spec.log.max_size), "max-file": str(spec.log.max_files)},
         },
         **_resources(spec.resources),
+        **_mappings(box.ids),
         **_walls(spec),
     }
 
@@ -61,6 +62,12 @@ def _walls(spec: ContainerSpec) -> dict[str, object]:
         "DeviceCgroupRules": list(spec.device_cgroup_rules),
         "DeviceRequests": [],
     }
+
+
+def _mappings(ids: tuple[int, ...]) -> dict[str, object]:
+    """As podman writes them: id inside, id on the host, how many."""
+    pieces = [f"0:{ids[0]}:{ids[1]}"] if ids else []
+    return {"IDMappings": {"UidMap": pieces, "GidMap": pieces}} if pieces else {}
 
 
 def _resources(res: Resources) -> dict[str, object]:

@@ -17,9 +17,8 @@ from core.ops.context import Context
 from core.ops.records import Record
 from core.runtime import spaces
 from core.runtime.mounts import clean_path
+from core.runtime.namespaces import FILES
 from core.supervise import client
-
-_FILES = {"ipc": "ipc", "pid": "pid", "uts": "uts", "network": "net", "mount": "mnt"}  # kind → file in /proc/PID/ns
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,7 @@ class Joined:
     """Namespaces of other containers, by kind."""
 
     fds: dict[str, int] = field(default_factory=dict)
+    network: int | None = None
     paths: dict[str, str] = field(default_factory=dict)  # for config.json; true while the other one runs
     shm: int | None = None  # the mount namespace of the one whose IPC namespace it is: /dev/shm is shared as well
 
@@ -40,7 +40,9 @@ async def resolve(ctx: Context, spec: ContainerSpec) -> ContainerSpec:
     spaces.check(spec)
     network, _, other = spec.network.partition(":")
     if network == "container":
-        spec = replace(spec, network=f"container:{await records.find_id(ctx, other)}")
+        record = await records.find(ctx, other)
+        _check_owner(spec, "network", record)
+        spec = replace(spec, network=f"container:{record.id}")
     for kind in ("ipc", "pid", "uts"):
         word, other = spaces.mode(spec, kind)
         if word != "container":
@@ -52,10 +54,24 @@ async def resolve(ctx: Context, spec: ContainerSpec) -> ContainerSpec:
                 f"it was created with --ipc {record.spec.ipc}",
                 "Create that one with --ipc shareable",
             )
+        _check_owner(spec, kind, record)
         spec = replace(spec, **{kind: f"container:{record.id}"})  # type: ignore[arg-type]
     for word in spec.volumes_from:
         spec = await _with_volumes(ctx, spec, word)
     return spec
+
+
+def _check_owner(spec: ContainerSpec, kind: str, other: Record) -> None:
+    """Namespaces belong to a user namespace, whose root alone has rights in them: ours must be the same as the other's.
+
+    :raises InvalidArgument: it is another one
+    """
+    if spaces.ids(spec)[1] and not spaces.ids(spec)[0] == spaces.ids(other.spec)[0] == "remap":
+        raise InvalidArgument(
+            f"cannot join the {kind} namespace of {other.name} with --userns {spec.userns}",
+            f"it belongs to another user namespace (--userns {other.spec.userns or 'host'})",
+            "Create both with --userns remap, or both without",
+        )
 
 
 async def _with_volumes(ctx: Context, spec: ContainerSpec, word: str) -> ContainerSpec:
@@ -82,20 +98,32 @@ async def hostname(ctx: Context, spec: ContainerSpec, cid: str) -> str:
 
 
 async def open_joined(ctx: Context, spec: ContainerSpec, held: ExitStack) -> Joined:
-    """Open what ``spec`` joins beside the network; ``held`` closes it.
+    """Open what ``spec`` joins; ``held`` closes it.
 
     :raises Conflict: the other container does not run
     """
-    joined, shm = Joined(), None
-    for kind in ("ipc", "pid", "uts"):
+    joined, network, shm = Joined(), None, None
+    for kind in ("network", "ipc", "pid", "uts"):
         word, other = spaces.mode(spec, kind)
         if word == "container":
-            kinds = ("ipc", "mount") if kind == "ipc" else (kind,)
-            run, fds = await open_namespaces(ctx, other, kinds, held)
-            shm = fds.pop("mount", shm)
+            more = (*(("mount",) if kind == "ipc" else ()), *(("user",) if spaces.ids(spec)[1] else ()))
+            run, fds = await open_namespaces(ctx, other, (kind, *more), held)
+            shm, network = fds.pop("mount", shm), fds.pop("network", network)
+            _check_same(joined.fds.get("user"), fds.get("user"))
+            if kind in fds:
+                joined.paths[kind] = f"/proc/{run.pid}/ns/{FILES.get(kind, kind)}"
             joined.fds.update(fds)
-            joined.paths[kind] = f"/proc/{run.pid}/ns/{_FILES[kind]}"
-    return replace(joined, shm=shm)
+    return replace(joined, network=network, shm=shm)
+
+
+def _check_same(first: int | None, second: int | None) -> None:
+    """:raises Conflict: two containers that are joined have user namespaces of their own"""
+    if first is not None and second is not None and not os.path.sameopenfile(first, second):
+        raise Conflict(
+            "cannot join namespaces of two containers",
+            "each has a user namespace of its own, and the container can be in one only",
+            "Have one of them join the other, or use --userns host for all",
+        )
 
 
 async def open_namespaces(
@@ -112,7 +140,7 @@ async def open_namespaces(
     ended = Conflict(f"cannot join the {kinds[0]} namespace of {record.name}", "it has just ended", "Start it first")
     for kind in kinds:
         try:
-            fds[kind] = os.open(f"/proc/{run.pid}/ns/{_FILES[kind]}", os.O_RDONLY | os.O_CLOEXEC)
+            fds[kind] = os.open(f"/proc/{run.pid}/ns/{FILES.get(kind, kind)}", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise ended from None
         held.callback(os.close, fds[kind])

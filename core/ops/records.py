@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from core.errors import InvalidArgument, NotFound
 from core.kernel.process import boot_id
 from core.model import Container, ContainerSpec, EndpointInfo, ImageConfig, PortMapping, State
+from core.ops import idranges
 from core.ops.context import Context
+from core.runtime import spaces
 from core.store.codec import from_plain, to_plain
 from core.store.db import Row
 from core.store.journal import is_open
@@ -35,6 +37,7 @@ class Config:
     hostname: str
     layers: tuple[str, ...]  # overlay's lower folders, topmost first
     image: ImageConfig
+    ids: tuple[int, ...] = ()  # of its user namespace: the first one on the host, and how many
 
 
 @dataclass(frozen=True)
@@ -139,25 +142,35 @@ async def find_or_none(ctx: Context, cid: str) -> Record | None:
         return None
 
 
-async def insert(ctx: Context, record: Record, first: Callable[[], None] | None = None) -> None:
+async def insert(
+    ctx: Context, record: Record, first: Callable[[], None] | None = None, free_ids: Sequence[idranges.Span] = ()
+) -> Record:
     """Add a row.
 
     :param first: done before it, in the same thread
+    :param free_ids: whence its user namespace gets its ids, if it has one
+    :returns: the record with what was decided with the row
     :raises sqlite3.IntegrityError: the name is taken
     :raises NotFound: the image has been removed meanwhile
+    :raises Conflict: no ids are left
     """
     values = (record.id, record.name, record.image, record.created)
-    texts = (_dump(record.spec), _dump(record.config), _dump(record.saved))
 
-    def work() -> None:
+    def work() -> Record:
+        added = record
         if first is not None:
             first()
         with ctx.store.disk.write() as con:
             if not con.execute("SELECT 1 FROM image WHERE id = ?", (record.image,)).fetchone():
                 raise NotFound(f"no such image: {record.spec.image}", "it has just been removed", "Pull it again")
+            if spaces.ids(record.spec)[1]:
+                ids = idranges.choose(con, ctx.inst, record.spec, free_ids)
+                added = replace(record, config=replace(record.config, ids=ids))
+            texts = (_dump(added.spec), _dump(added.config), _dump(added.saved))
             con.execute("INSERT INTO container VALUES (?, ?, ?, ?, ?, ?, ?)", values + texts)
+        return added
 
-    await ctx.store.disk.run(work)
+    return await ctx.store.disk.run(work)
 
 
 async def save(ctx: Context, cid: str, saved: Saved) -> None:
@@ -278,4 +291,5 @@ def snapshot(ctx: Context, record: Record) -> Container:
         ports=saved.ports if live or saved.state is State.RESTARTING else (),
         bundle=str(ctx.inst.container_dir(record.id)),
         log_path=str(ctx.inst.log_path(record.id)),
+        ids=record.config.ids,
     )

@@ -21,6 +21,7 @@ from core.ops import bundle, joins, records
 from core.ops.context import Context
 from core.ops.records import Record, Saved
 from core.ops.settle import release, settle
+from core.runtime import spaces
 from core.runtime.defaults import Json
 from core.store.journal import Journal, to_the_end
 from core.store.lock import object_lock
@@ -69,7 +70,7 @@ async def _bring_up(ctx: Context, record: Record, attach: socket.socket | None) 
         # First the monitor is called: it gets ready on another processor while we make what the container needs.
         async with client.Launching(ctx.inst, bundle.launch(ctx, record)) as monitor:
             with ExitStack() as held:
-                config, wiring, joined = await _make(ctx, record, held)
+                config, wiring, joined = await _make(ctx, record, monitor, held)
                 saved = Saved(
                     State.STARTING, boot=boot_id(), started=time.time(), endpoints=wiring.endpoints, ports=wiring.ports
                 )
@@ -95,11 +96,14 @@ async def _beside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Future[
         raise
 
 
-async def _make(ctx: Context, record: Record, held: ExitStack) -> tuple[Json, Wiring, joins.Joined]:
+async def _make(
+    ctx: Context, record: Record, monitor: client.Launching, held: ExitStack
+) -> tuple[Json, Wiring, joins.Joined]:
     """All that is outside of the container: cgroup and files, and meanwhile the network."""
     joined = await joins.open_joined(ctx, record.spec, held)
     async with _beside(asyncio.to_thread(bundle.write, ctx, record, joined.paths)) as writing:
-        wiring = await wire(ctx, record, held)
+        network = await _own_user_namespace(record, monitor, joined, held)
+        wiring = await wire(ctx, record, joined.network, network, held)
     if wiring.endpoints:
         await asyncio.to_thread(bundle.write_hosts, ctx, record, wiring.endpoints)
     return writing.result(), wiring, joined
@@ -113,19 +117,45 @@ def _descriptors(wiring: Wiring, joined: joins.Joined, attach: socket.socket | N
     return named + [(f"hold{number}", sock.fileno()) for number, sock in enumerate(wiring.reservations)]
 
 
-async def wire(ctx: Context, record: Record, held: ExitStack) -> Wiring:
-    """The network namespace that the container's ``--network`` asks for."""
-    mode, _, other = record.spec.network.partition(":")
+async def _own_user_namespace(
+    record: Record, monitor: client.Launching, joined: joins.Joined, held: ExitStack
+) -> int | None:
+    """Put the container's user namespace, if it has one, beside what it joins; returns a network namespace that belongs
+    to it, where the container gets one of its own.
+
+    A namespace belongs to the user namespace in which it is made: in one of the host's the container's root could mount
+    no /sys, set no ``net.*`` and bind no low port.
+    """
+    if not record.config.ids:
+        return None
+    first, count = record.config.ids
+    kinds = () if spaces.mode(record.spec, "network")[0] in ("host", "container") else ("network",)
+    made = await monitor.make_namespaces((first, count), kinds, joined.fds.get("user"))
+    for fd in made.values():
+        held.callback(os.close, fd)
+    joined.fds["user"] = made["user"]
+    return made.get("network")
+
+
+async def wire(ctx: Context, record: Record, others: int | None, own: int | None, held: ExitStack) -> Wiring:
+    """The network namespace that the container's ``--network`` asks for.
+
+    :param others: that of the container whose network it shares
+    :param own: one that has been made for it already; None: this makes one
+    """
+    mode, _ = spaces.mode(record.spec, "network")
     if mode == "host":
         return Wiring(None)
+    if mode == "container":
+        return Wiring(others)
     if mode == "none":
+        if own is not None:
+            await ctx.net.set_loopback_up(own)
+            return Wiring(own)
         fd = await ctx.net.new_netns()
         held.callback(os.close, fd)
         return Wiring(fd)
-    if mode == "container":
-        _, fds = await joins.open_namespaces(ctx, other, ("network",), held)
-        return Wiring(fds["network"])
-    attachment = await ctx.net.attach(mode, record.id)
+    attachment = await ctx.net.attach(mode, record.id, namespace=own)
     held.callback(os.close, attachment.netns_fd)
     if not record.spec.ports:
         return Wiring(attachment.netns_fd, (attachment.endpoint,))

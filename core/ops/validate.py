@@ -18,6 +18,7 @@ from core.model import ContainerSpec, ImageConfig, Mount
 from core.names import check_name
 from core.net import names
 from core.net.ports import check as check_ports
+from core.ops import idranges
 from core.ops.check_limits import MOST, check_limits
 from core.ops.context import Context
 from core.ops.health import effective
@@ -152,10 +153,7 @@ def _check_house(spec: ContainerSpec) -> None:
     """Who runs it, and under which roof."""
     if spec.runtime:
         raise Unsupported(f"cannot use runtime {spec.runtime!r}", "the engine's own is the only one", "Drop --runtime")
-    if spec.userns not in ("", "host", "auto", "remap"):
-        raise InvalidArgument(f"invalid --userns {spec.userns!r}", "it is host, auto or remap", "Say host")
-    if spec.userns not in ("", "host"):
-        raise Unsupported(f"cannot use user namespace {spec.userns!r}", "containers use the host's", "Drop --userns")
+    idranges.check(spec)
     if not -1000 <= spec.oom_score_adj <= 1000:
         raise InvalidArgument(
             f"invalid OOM score {spec.oom_score_adj}", "it is not between -1000 and 1000", "Say 0 for neither"
@@ -220,7 +218,7 @@ def _is_option(kind: str, option: str) -> bool:
         key, equals, value = option.partition("=")
         known = key in _TMPFS_KEYS and re.fullmatch(_TMPFS_KEYS[key], value) is not None
         return known if equals else option in _BIND_OPTIONS
-    return option in _BIND_OPTIONS or option in PROPAGATION
+    return option in _BIND_OPTIONS or option in PROPAGATION or option in ("idmap", "ridmap")
 
 
 def _check_bundle(spec: ContainerSpec, image: ImageConfig, argv: Sequence[str]) -> None:

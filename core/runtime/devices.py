@@ -65,6 +65,17 @@ def add(root: int, device: Json, source: int | None) -> None:
         os.close(parent)
 
 
+def make_aside(folder: int, name: str, device: Json, owner: tuple[int, int]) -> None:
+    """A device with the host's rights, in a file system that nobody sees, for a container whose root may make none.
+
+    :param owner: the host's names of those that it shall belong to
+    """
+    mode = cast(int, device.get("fileMode") if device.get("fileMode") is not None else 0o666)
+    number = os.makedev(cast(int, device["major"]), cast(int, device["minor"]))
+    os.mknod(name, stat.S_IMODE(mode) | _KINDS[str(device["type"])], number, dir_fd=folder)
+    os.chown(name, *owner, dir_fd=folder)
+
+
 def _make(parent: int, name: str, device: Json) -> None:
     kind = _KINDS[str(device["type"])]
     number = 0

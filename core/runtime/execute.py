@@ -56,6 +56,8 @@ def _enter(task: ExecTask, report: Report) -> int:
     root = os.open(f"/proc/{task.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     flags = _other_namespaces(task.pid)
     finish.keep_only(task.stdio, {task.report, task.pidfd, root, *range(3, 3 + task.preserve)})
+    if flags & KINDS["user"]:
+        finish.lend_stdio(userns.read_map("uid", task.pid), userns.read_map("gid", task.pid))
     if flags:
         process.setns(task.pidfd, flags)
     process.setns(task.pidfd, process.CLONE_NEWPID)  # not for this process: for its children

@@ -7,6 +7,7 @@ given CAP_SYS_PTRACE: therefore it holds nothing of the host's any more by now (
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -42,6 +43,18 @@ def keep_only(stdio: tuple[int, int, int] | None, keep: set[int]) -> None:
     for number, fd in enumerate(stdio or ()):
         os.dup2(fd, number, inheritable=True)
     libc.close_all_but(keep | {0, 1, 2})
+
+
+def lend_stdio(uids: Sequence[userns.Range], gids: Sequence[userns.Range]) -> None:
+    """Give pipes to the root of the container's user namespace, while we have the host's rights: inside, what belongs
+    to nobody there cannot be opened (``/dev/stdout``), nor be given to the user (:func:`own_stdio`)."""
+    uid, gid = userns.outside(uids, 0), userns.outside(gids, 0)
+    if uid is None or gid is None:
+        return
+    for fd in range(3):
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            with contextlib.suppress(PermissionError):  # the engine is an ordinary user's: it stays the caller's affair
+                os.fchown(fd, uid, gid)
 
 
 def own_stdio(user: User) -> None:
@@ -174,10 +187,7 @@ def become(own: Json, user: User, seccomp: Filter, report: Report, preserve: int
         _install(seccomp, report)
     caps.limit_bounding(bits["bounding"])  # needs CAP_SETPCAP: before it may be dropped
     caps.keep_over_setuid(True)
-    # Groups first: after setuid we may not any more.
-    _set_groups(user)
-    os.setresgid(user.gid, user.gid, user.gid)
-    os.setresuid(user.uid, user.uid, user.uid)
+    _set_ids(user)
     caps.set_process(bits["effective"], bits["permitted"], bits["inheritable"])
     caps.set_ambient(bits["ambient"])
     process.set_death_signal(0)  # from here on the container outlives its monitor
@@ -200,6 +210,26 @@ def _install(seccomp: Filter, report: Report) -> None:
 def _mask(names: Sequence[str]) -> int:
     """Names that this kernel does not know are passed over, as runc does: an engine may be newer than the kernel."""
     return caps.mask(name for name in names if name in caps.NUMBERS)
+
+
+def _set_ids(user: User) -> None:
+    try:
+        # Groups first: after setuid we may not any more.
+        _set_groups(user)
+        os.setresgid(user.gid, user.gid, user.gid)
+        os.setresuid(user.uid, user.uid, user.uid)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        ids = {"user": (user.uid,), "group": (user.gid, *user.groups)}
+        maps = {"user": userns.read_map("uid"), "group": userns.read_map("gid")}
+        strange = [f"{kind} {number}" for kind in ids for number in ids[kind] if not userns.mapped(maps[kind], number)]
+        raise StartFailed(
+            f"cannot run the command as {', '.join(strange) or 'that user'}",
+            "its user namespace has no such id",
+            "Give the container a larger one (--userns auto:size=N), or choose another user",
+            step="user",
+        ) from error
 
 
 def _set_groups(user: User) -> None:

@@ -45,6 +45,7 @@ def _start(task: InitTask, report: Report) -> NoReturn:
     # Before anything of the image is touched: no descriptor of the host is left but those we need.
     keep = {task.report, *joined.values(), *range(3, 3 + task.preserve)}
     finish.keep_only(task.stdio, keep | {fd for fd in (task.gate, task.shm) if fd >= 0})
+    finish.lend_stdio(*namespaces.mappings(task.config))
     if task.place is not None:
         sources = _guide(task, report, joined)
     else:
@@ -69,11 +70,12 @@ def _guide(task: InitTask, report: Report, joined: Mapping[str, int]) -> Sources
 def _open_sources(task: InitTask, report: Report, home: int | None) -> Sources:
     # While the host's mounts are still peers of ours: a copy made for `rshared` stays one.
     sources = Sources(task, report, home)
-    rootfs.with_umask(0, sources.open)
-    if _has_mounts(task):
+    rootfs.with_umask(0, sources.open_binds)
+    if _has_mounts(task) or task.place is not None:
         # Then cut the tie, before anything is mounted: otherwise the host would see every mount of ours.
         report.at("cutting mount propagation")
         mount.set_root_propagation(mount.MS_SLAVE)
+    rootfs.with_umask(0, sources.open_rest)
     return sources
 
 

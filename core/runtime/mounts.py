@@ -37,13 +37,15 @@ def mounts(
     :param joined: kind → path of another container's namespace
     :raises InvalidArgument: a mount that no container can have
     """
+    # What is ours, and root's on the disk, is the root's of the container's user namespace inside.
+    mapped = bool(spaces.ids(spec)[1])
     found = _of_every_container(spec, joined, writable_cgroups)
     named = {clean_path(mount.target) for mount in spec.mounts}
     found = [mount for mount in found if mount["destination"] not in named]
     # Fewest components first: /data before /data/cache, whatever order the user gave.
     for wanted in sorted(spec.mounts, key=lambda mount: clean_path(mount.target).count("/")):
-        found.append(_mount(wanted, volumes))
-    options = ["bind", "rprivate", *(["ro"] if spec.read_only else [])]
+        found.append(_mount(wanted, volumes, mapped=mapped))
+    options = ["bind", "rprivate", *(["ro"] if spec.read_only else []), *(["idmap"] if mapped else [])]
     for target, source in etc_files.items():
         if target not in named:
             found.append({"destination": target, "type": "bind", "source": source, "options": options})
@@ -73,7 +75,7 @@ def _shared_memory(own: Json, spec: ContainerSpec, joined: Mapping[str, str]) ->
     return [] if word == "none" else [own]
 
 
-def _mount(mount: Mount, volumes: Mapping[str, str]) -> Json:
+def _mount(mount: Mount, volumes: Mapping[str, str], *, mapped: bool) -> Json:
     target = clean_path(mount.target)
     if target in _RESERVED or target.startswith("/proc/") or not target.startswith("/") or target == "/":
         # Something else on /proc would receive what init writes there (CVE-2019-16884, CVE-2023-27561).
@@ -89,7 +91,13 @@ def _mount(mount: Mount, volumes: Mapping[str, str]) -> Json:
     # Everything below as well: a read-only volume must not have a writable corner.
     read_only = ["ro", "rro"] if mount.read_only else []
     given = mount.options if set(mount.options) & set(PROPAGATION) else ("rprivate", *mount.options)
-    return {"destination": target, "type": "bind", "source": source, "options": ["rbind", *given, *read_only]}
+    wanted = {"idmap", "ridmap"} & set(given)
+    if wanted and not mapped:
+        raise InvalidArgument(
+            f"cannot map the ids of mount {target}", "the container uses the host's ids", "Add --userns auto"
+        )
+    ids = ["idmap"] if mapped and mount.kind == "volume" and not wanted else []
+    return {"destination": target, "type": "bind", "source": source, "options": ["rbind", *given, *ids, *read_only]}
 
 
 def merged(options: list[str]) -> list[str]:

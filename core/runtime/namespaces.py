@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from core.errors import StartFailed, Unsupported
@@ -90,12 +90,14 @@ def enter_as_guide(
     home = joined.get("user")
     if flags & process.CLONE_NEWUSER:
         home = make_user_namespace(*mappings(config))
-    if "mount" not in joined:
-        process.unshare(process.CLONE_NEWNS)
+    process.unshare(process.CLONE_NEWNS)
     outside(home)
+    # With the host's rights: in the user namespace the file is nobody's, since we are not dumpable.
+    clocks = os.open("/proc/self/timens_offsets", os.O_WRONLY | os.O_CLOEXEC) if flags & process.CLONE_NEWTIME else -1
     if home is not None:
         _become_root_of(home)
-        os.close(home)
+        if "user" not in joined:
+            os.close(home)
     report.at("joining namespaces")
     for kind, fd in late.items():
         _join(kind, fd)
@@ -106,7 +108,8 @@ def enter_as_guide(
     process.unshare(flags & ~process.CLONE_NEWUSER)
     if flags & process.CLONE_NEWTIME:
         report.at("setting the clocks of the time namespace")
-        _set_clocks(cast("dict[str, Json]", cast(Json, config["linux"]).get("timeOffsets") or {}))
+        _set_clocks(clocks, cast("dict[str, Json]", cast(Json, config["linux"]).get("timeOffsets") or {}))
+        os.close(clocks)
 
 
 def _new_flags(config: Json, joined: Mapping[str, int]) -> int:
@@ -138,12 +141,11 @@ def _tried(kind: str, fd: int) -> bool:
     return True
 
 
-def _set_clocks(offsets: Mapping[str, Json]) -> None:
+def _set_clocks(file: int, offsets: Mapping[str, Json]) -> None:
     """``linux.timeOffsets`` (time_namespaces(7)); only before the first process is in."""
     lines = [f"{clock} {offset.get('secs') or 0} {offset.get('nanosecs') or 0}\n" for clock, offset in offsets.items()]
     if lines:
-        with open("/proc/self/timens_offsets", "w", encoding="ascii") as file:
-            file.write("".join(lines))
+        os.write(file, "".join(lines).encode())
 
 
 # -- user namespaces
@@ -164,33 +166,56 @@ def ranges(entries: object) -> tuple[userns.Range, ...]:
 def make_user_namespace(uids: tuple[userns.Range, ...], gids: tuple[userns.Range, ...]) -> int:
     """A new user namespace with these maps; returns a descriptor of it.
 
-    A child of ours makes it and holds it while the maps are written, from outside, as the kernel wants it.
+    :raises InvalidArgument: the maps are refused
+    :raises Unsupported: this host lets nobody make one
+    """
+    return make_owned(uids, gids, ())["user"]
 
-    :raises StartFailed: the maps are refused
+
+def make_owned(
+    uids: tuple[userns.Range, ...], gids: tuple[userns.Range, ...], kinds: Sequence[str], home: int | None = None
+) -> dict[str, int]:
+    """A new user namespace with these maps, and new namespaces that belong to it: its root may do there what root may
+    do in the host's. Returns descriptors by kind.
+
+    A child of ours makes them and holds them while the maps are written, from outside, as the kernel wants it. Only for
+    a process with a single thread.
+
+    :param kinds: of the further ones
+    :param home: a user namespace that is there already, and shall own them; the maps are its own then
+    :raises InvalidArgument: the maps are refused
     :raises Unsupported: this host lets nobody make one
     """
     ready, made = os.pipe()
     child = os.fork()
     if child == 0:
-        _hold_user_namespace(made)
+        _hold_namespaces(made, sum(KINDS[kind] for kind in kinds), home)
     os.close(made)
     try:
         answer = int(os.read(ready, 16) or b"0")
         if answer <= 0:
             raise _no_namespace(-answer)
-        userns.write_for(answer, uids, gids)
-        return os.open(f"/proc/{answer}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        if home is None:
+            userns.write_for(answer, uids, gids)
+        return {
+            kind: os.open(f"/proc/{answer}/ns/{FILES.get(kind, kind)}", os.O_RDONLY | os.O_CLOEXEC)
+            for kind in ("user", *kinds)
+        }
     finally:
         os.close(ready)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
 
 
-def _hold_user_namespace(made: int) -> None:
+def _hold_namespaces(made: int, flags: int, home: int | None) -> None:
     answer = "0"
     try:
         process.set_death_signal(signal.SIGKILL)
-        process.unshare(process.CLONE_NEWUSER)
+        if home is None:
+            process.unshare(process.CLONE_NEWUSER | flags)
+        else:
+            process.setns(home, process.CLONE_NEWUSER)
+            process.unshare(flags)
         # newuidmap, and an ordinary user, want to see whose process it is.
         process.set_dumpable(True)
         # Our pid as /proc has it: that may be the host's, while we have been forked in a pid namespace already.
@@ -207,7 +232,8 @@ def _no_namespace(code: int) -> Unsupported:
     return Unsupported(
         "cannot make a user namespace",
         os.strerror(code),
-        "Check /proc/sys/user/max_user_namespaces, and kernel.apparmor_restrict_unprivileged_userns where there is one",
+        "Check /proc/sys/user/max_user_namespaces and (if it is there) kernel.apparmor_restrict_unprivileged_userns; "
+        "in a chroot there are none",
     )
 
 

@@ -48,11 +48,10 @@ class Tree:
         :param attached: False: without a mount namespace of our own the root stays detached (Linux 6.15)
         """
         if attached:
-            # Kernels before 6.15 refuse to mount inside a tree that is still detached.
-            # Not by "." either: the root of a user namespace may not look into a folder of the host's root.
-            target = os.open("/proc/self/cwd", _DIRECTORY | os.O_CLOEXEC)
-            mount.attach(self.root, target)
-            os.close(target)
+            # Kernels before 6.15 refuse to mount inside a tree that is still detached. Not on a descriptor of ".": in
+            # a user namespace, where that folder is nobody's, we may not open it.
+            self._report.at("putting the root in its place")
+            mount.attach(self.root, libc.AT_FDCWD)
         mounts = cast("list[Json]", self._task.config.get("mounts") or [])
         for index, entry in enumerate(mounts):
             self._report.at(f"mounting {entry['destination']}")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import cast
 
 from core.errors import StartFailed
 from core.kernel import mount, process, resolve, userns
-from core.runtime import defaults, mountopts, namespaces
+from core.runtime import defaults, devices, mountopts, namespaces
 from core.runtime.defaults import Json
 from core.runtime.task import InitTask, Report
 
@@ -43,8 +43,8 @@ class Sources:
         self.devices: dict[str, int] = {}  # path of a device that cannot be made, only bound → mount
         self.contained = home is not None or userns.contained()
 
-    def open(self) -> None:
-        """:raises StartFailed: :raises OSError:"""
+    def open_binds(self) -> None:
+        """What is a mount of the host's. :raises StartFailed: :raises OSError:"""
         config = self._task.config
         mounts = cast("list[Json]", config.get("mounts") or [])
         for index, entry in enumerate(mounts):
@@ -54,8 +54,20 @@ class Sources:
             for name, folder in self._task.cgroup_views:
                 self._report.at(f"opening {folder}")
                 self.views.append((name, mount.clone_tree(folder)))
+
+    def open_rest(self) -> None:
+        """What is put together here, in places that the host must not see: devices and the root.
+
+        :raises StartFailed: :raises Unsupported: :raises OSError:
+        """
         if self.contained:
-            self._open_devices(cast("list[Json]", cast(Json, config.get("linux") or {}).get("devices") or []))
+            listed = cast("list[Json]", cast(Json, self._task.config.get("linux") or {}).get("devices") or [])
+            usual = ({"path": f"/dev/{name}", "type": "c", "major": m, "minor": n} for name, m, n in defaults.DEVICES)
+            wanted: dict[str, Json] = {str(device["path"]): device for device in (*usual, *listed)}
+            if userns.contained():
+                self._open_devices(wanted)
+            else:
+                self._make_devices(wanted)
         self._report.at("mounting the root file system")
         self.root = self._open_root()
         # The root will hang where we stand: a place that can be named in the next mount namespace too, and that needs
@@ -98,14 +110,34 @@ class Sources:
             if home != self._home:
                 os.close(home)
 
-    def _open_devices(self, listed: Sequence[Json]) -> None:
-        """In a user namespace no device can be made; the host's own is bound, as it is there."""
-        wanted = {f"/dev/{name}": os.makedev(major, minor) for name, major, minor in defaults.DEVICES}
-        for device in listed:
-            if device["type"] != "p":
-                wanted[str(device["path"])] = os.makedev(cast(int, device["major"]), cast(int, device["minor"]))
-        for path, number in wanted.items():
+    def _owner(self, uid: int = 0, gid: int = 0) -> tuple[int, int]:
+        """What the container's ids are called here; root where we know no name (its maps are another's)."""
+        uids, gids = namespaces.mappings(self._task.config)
+        return userns.outside(uids, uid) or 0, userns.outside(gids, gid) or 0
+
+    def _make_devices(self, wanted: Mapping[str, Json]) -> None:
+        """In a user namespace no device can be made: we make them, for its root to own."""
+        holder = mount.filesystem("tmpfs", [("mode", "0700")], mount.ATTR_NOSUID | mount.ATTR_NOEXEC, source="tmpfs")
+        place = os.open(self._task.mount_point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        mount.attach(holder, place)
+        os.close(place)
+        for number, (path, device) in enumerate(wanted.items()):
+            if device["type"] == "p":
+                continue
+            self._report.at(f"making the device {path}")
+            owner = self._owner(cast(int, device.get("uid") or 0), cast(int, device.get("gid") or 0))
+            devices.make_aside(holder, str(number), device, owner)
+            self.devices[path] = mount.clone_tree(f"{self._task.mount_point}/{number}")
+        mount.umount(self._task.mount_point)
+        os.close(holder)
+
+    def _open_devices(self, wanted: Mapping[str, Json]) -> None:
+        """Where we cannot make one either, the host's own is bound, as it is there."""
+        for path, device in wanted.items():
+            if device["type"] == "p":
+                continue
             self._report.at(f"opening {path}")
+            number = os.makedev(cast(int, device["major"]), cast(int, device["minor"]))
             made = mount.clone_tree(_host_device(path, number))
             status = os.fstat(made)
             if status.st_rdev != number or not (stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)):
@@ -128,7 +160,7 @@ class Sources:
             return made
         if home is None:
             return mount.overlay(layers.lower, layers.upper, layers.work)
-        return mount.mapped_overlay(layers.lower, layers.upper, layers.work, home)
+        return mount.mapped_overlay(layers.lower, layers.upper, layers.work, home, self._owner())
 
 
 def _host_device(path: str, number: int) -> str:

@@ -11,6 +11,8 @@ from core.runtime.defaults import Json
 
 # Each kind by the OCI's name and by the field of the specification; --network has its own rules.
 MODES = {"pid": "pid", "uts": "uts", "ipc": "ipc", "cgroup": "cgroupns"}
+USUAL_IDS = 65_536  # of a user namespace: 16 bits, which is what most systems use, and nobody's 65,534
+MOST_IDS = 1 << 30
 _WORDS = {
     "pid": ("private", "host", "container"),
     "uts": ("private", "host", "container"),
@@ -21,12 +23,33 @@ _WORDS = {
 
 def mode(spec: ContainerSpec, kind: str) -> tuple[str, str]:
     """``private``, ``host`` …, and the other container's name where it is ``container``."""
-    word, _, other = str(getattr(spec, MODES[kind])).partition(":")
+    word, _, other = str(getattr(spec, MODES.get(kind, kind))).partition(":")
     return word or "private", other
+
+
+def ids(spec: ContainerSpec) -> tuple[str, int]:
+    """``--userns``: ``host``, ``auto`` (a range of ids of its own) or ``remap`` (the one that all such containers
+    share), and how many ids, 0 for the host's.
+
+    :raises InvalidArgument: another word
+    """
+    word, _, option = spec.userns.partition(":")
+    key, _, count = option.partition("=")
+    if word in ("", "host") and not option:
+        return "host", 0
+    if word in ("auto", "remap") and (not option or (word == "auto" and key == "size" and count.isdecimal())):
+        size = int(count or USUAL_IDS)
+        if 0 < size <= MOST_IDS:
+            return word, size
+    raise InvalidArgument(
+        f"invalid --userns {spec.userns!r}", f"it is host, remap, auto or auto:size=N, N up to {MOST_IDS}", "Say auto"
+    )
 
 
 def check(spec: ContainerSpec) -> None:
     """:raises InvalidArgument: no such mode, or a name for a machine that is not the container's own"""
+    if ids(spec)[1]:
+        _check_remapped(spec)
     for kind, known in _WORDS.items():
         word, other = mode(spec, kind)
         if word not in known or (word == "container") != bool(other):
@@ -42,6 +65,23 @@ def check(spec: ContainerSpec) -> None:
         )
 
 
+def _check_remapped(spec: ContainerSpec) -> None:
+    """What the root of a user namespace cannot have (as dockerd with userns-remap)."""
+    if spec.privileged:
+        raise InvalidArgument(
+            "--privileged contradicts --userns",
+            "in a user namespace of its own, a container's root has no rights on the host to be given",
+            "Drop one of them",
+        )
+    for kind in ("pid", "ipc", "uts"):
+        if mode(spec, kind)[0] == "host":
+            raise InvalidArgument(
+                f"--{MODES[kind]} host contradicts --userns {spec.userns}",
+                "that namespace belongs to the host's root, which the container's is not",
+                "Drop one of them",
+            )
+
+
 def namespaces(spec: ContainerSpec, netns: str, joined: Mapping[str, str]) -> list[Json]:
     """``linux.namespaces``: one that is left out is the host's.
 
@@ -49,6 +89,8 @@ def namespaces(spec: ContainerSpec, netns: str, joined: Mapping[str, str]) -> li
     :param joined: kind → path of the other container's namespace
     """
     found: list[Json] = [{"type": "mount"}]
+    if ids(spec)[1]:
+        found.append({"type": "user"})
     for kind in MODES:
         word, _ = mode(spec, kind)
         if word == "container":

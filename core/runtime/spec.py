@@ -41,6 +41,7 @@ def build_config(
     cgroup_path: str,
     etc_files: Mapping[str, str],
     netns: str,
+    first_id: int = 0,
     joined: Mapping[str, str] | None = None,
     volumes: Mapping[str, str] | None = None,
 ) -> Json:
@@ -48,6 +49,7 @@ def build_config(
 
     :param etc_files: container path → host path of the files that are bind mounted (/etc/hosts …)
     :param netns: ``new``, ``host``, or the path of a network namespace to join
+    :param first_id: what the container's root is called on the host, where it has a user namespace
     :param joined: kind → path of each other namespace that is another container's
     :param volumes: volume name → host folder
     :raises InvalidArgument: a value that no container can have
@@ -64,6 +66,9 @@ def build_config(
         "linux": _linux(spec, cgroup_path, namespaces, netns, names, security),
         "annotations": _annotations(spec, image, cid),
     }
+    if count := spaces.ids(spec)[1]:
+        pieces = [{"containerID": 0, "hostID": first_id, "size": count}]
+        cast(Json, config["linux"]).update(uidMappings=pieces, gidMappings=pieces)
     if spaces.mode(spec, "uts")[0] == "private":
         config["hostname"] = hostname  # else it would be given to whoever's namespace that is
         if spec.domainname:

@@ -4,7 +4,7 @@ wharf.db (durable, ``synchronous=FULL``)::
 
     container(id)                name unique; what was asked for, and the last state that was saved
     ├─ spec        JSON of model.ContainerSpec, immutable
-    ├─ config      JSON of what was decided at creation: argv, hostname, layers … immutable
+    ├─ config      JSON of what was decided at creation: argv, hostname, layers, ids … immutable
     └─ state       JSON of what changes: State, pid, times, exit code, endpoints, ports
     network(id)                  name unique; driver, subnet, bridge
     image(id)                    the configuration blob's digest, and the blob itself

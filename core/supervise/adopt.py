@@ -86,12 +86,16 @@ def _join(monitor: Monitor, old: RunState, status: int | None) -> None:
 
 def _find_namespaces(monitor: Monitor, pid: int) -> None:
     """What another start would join, of the process that runs; the paths in config.json may be a stranger's by now."""
-    joined = [kind for kind, path in namespaces.listed(monitor.config).items() if path and kind != "network"]
+    listed = namespaces.listed(monitor.config)
+    # The user namespace was made before the container: the network namespace belongs to it.
+    joined = [kind for kind, path in listed.items() if kind == "user" or (path and kind != "network")]
     wanted = {"netns": "net", **{f"{JOINED}{kind}": kind for kind in joined}}
     if "ipc" in joined:
         wanted[SHM] = "mnt"
     try:
         for name, file in wanted.items():
+            if name in monitor.kept:
+                continue
             monitor.kept[name] = os.open(f"/proc/{pid}/ns/{file}", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         pass  # it has just ended

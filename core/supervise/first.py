@@ -79,6 +79,9 @@ def _orders(launch: Launch, rundir: RunDir, reply: socket.socket) -> tuple[Json,
     try:
         rundir.make_fifos()
         message, fds = receive(reply)
+        if "ids" in message:
+            tasks.make_namespaces(message, fds, reply)
+            message, fds = receive(reply)
         kept = dict(zip(cast("list[str]", message["fds"]), fds, strict=True))
         config = cast(Json, message["config"])
         return config, spawn.read_filter(launch.bundle, config), kept

@@ -12,7 +12,7 @@ import contextlib
 import socket
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 from core.errors import StartFailed
 from core.runtime.defaults import Json
@@ -40,6 +40,25 @@ class Launching:
         self._line = await call_launcher(self._inst, self._payload)
         return self
 
+    async def make_namespaces(
+        self, ids: tuple[int, int], kinds: Sequence[str], home: int | None = None
+    ) -> dict[str, int]:
+        """A user namespace, and new namespaces that belong to it. The monitor makes them: that takes a process with a
+        single thread.
+
+        :param ids: what its root is called on the host, and how many ids it has
+        :param kinds: of the further ones (``network``)
+        :param home: a user namespace that is there already, to own them
+        :returns: descriptors by kind, ``user`` among them; they are the caller's
+        :raises WharfError: the kernel refuses
+        """
+        mapping = {"containerID": 0, "hostID": ids[0], "size": ids[1]}
+        message: Message = {"ids": [mapping], "kinds": list(kinds)}
+        answer, fds = await self._ask(message, [] if home is None else [home])
+        if not answer:
+            raise self._failed("its monitor was killed")
+        return dict(zip(cast("list[str]", answer["kinds"]), fds, strict=True))
+
     async def go(self, config: Json, named: Sequence[tuple[str, int]] = ()) -> Started:
         """Have the container started, now that everything it needs is there; returns when its command was executed.
 
@@ -50,7 +69,7 @@ class Launching:
         """
         if len(named) > MAX_FDS:
             raise self._failed(f"it holds {len(named)} host ports; {MAX_FDS} can be handed to its monitor")
-        answer = await self._ask({"config": config, "fds": [name for name, _ in named]}, [fd for _, fd in named])
+        answer, _ = await self._ask({"config": config, "fds": [name for name, _ in named]}, [fd for _, fd in named])
         started = answer.get("started")
         if not isinstance(started, dict):
             raise self._failed("its monitor was killed")
@@ -61,17 +80,17 @@ class Launching:
             await self._line.send({"ok": True})
         return Started(**started)
 
-    async def _ask(self, message: Message, fds: Sequence[int]) -> Message:
+    async def _ask(self, message: Message, fds: Sequence[int]) -> tuple[Message, list[int]]:
         for _ in range(TRIES):
             assert self._line is not None
             try:
-                answer, _ = await self._line.ask(message, fds)
+                answer, given = await self._line.ask(message, fds)
                 if not answer.get("retired"):
-                    return answer
+                    return answer, given
             except ConnectionResetError:
                 pass  # the launcher has left for being idle, and has not read what we said: say it to another one
             except (EOFError, ConnectionError):
-                return {}  # what was called has gone, and may have done something
+                return {}, []  # what was called has gone, and may have done something
             self._line.close()
             self._line = await call_launcher(self._inst, self._payload)
         raise no_answer(self._inst)

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import socket
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from core import cgroups
 from core.kernel.bpf import FILTER_NEW_LISTENER
-from core.runtime import hooks
+from core.runtime import hooks, namespaces
 from core.runtime.defaults import Json
 from core.runtime.task import ExecTask, Filter, InitTask, Rootfs
 from core.supervise import listener, spawn
-from core.supervise.protocol import JOINED, SHM, Launch, close_all
+from core.supervise.protocol import JOINED, SHM, Launch, Message, close_all, send
 from core.supervise.rest import leave_orphans
 from core.supervise.rundir import RunDir
 
 SOFT_FILES = 1024  # Docker's default: programs that use select(2) break above it, and the launcher's own is raised
+
+
+def make_namespaces(message: Message, fds: Sequence[int], reply: socket.socket) -> None:
+    """Make a user namespace and what belongs to it, for the engine, which has too many threads for that.
+
+    :param fds: a user namespace that is there already, or none
+    :param reply: gets the descriptors; none are left here: those that the container needs come back
+    :raises WharfError: see :func:`core.runtime.namespaces.make_owned`
+    """
+    pieces = namespaces.ranges(message["ids"])
+    made = namespaces.make_owned(pieces, pieces, cast("list[str]", message["kinds"]), next(iter(fds), None))
+    send(reply, {"kinds": list(made)}, list(made.values()))
+    close_all([*made.values(), *fds])
 
 
 def make_cgroup(launch: Launch, config: Json) -> None:

@@ -143,6 +143,22 @@ def test_a_user_namespace_with_its_maps(runtime: Runtime) -> None:
     assert lines[3] == "devices"
 
 
+def test_devices_and_clocks_in_a_user_namespace(runtime: Runtime) -> None:
+    """No device can be made there, and its root may not write what belongs to the host's: both are done before."""
+
+    def change(config: Config) -> None:
+        with_user(config)
+        config["linux"]["namespaces"].append({"type": "time"})
+        config["linux"]["timeOffsets"] = {"boottime": {"secs": 1000000, "nanosecs": 0}}
+        device = {"path": "/dev/one", "type": "c", "major": 1, "minor": 5, "fileMode": 0o644, "uid": 5, "gid": 6}
+        config["linux"]["devices"] = [device]
+
+    line = "stat -c '%u %g %a %t %T' /dev/one; head -c 3 /dev/one | wc -c; stat -c %u /dev/null; cat /proc/uptime"
+    lines = look(runtime, line, change).splitlines()
+    assert lines[:3] == ["5 6 644 1 5", "3", "0"]
+    assert float(lines[3].split()[0]) > 1000000
+
+
 def test_a_created_container_is_its_users_on_the_host(runtime: Runtime) -> None:
     folder, config = runtime.bundle("box", "sleep", "100")
     with_user(config)
