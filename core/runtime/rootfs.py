@@ -232,7 +232,7 @@ class Tree:
                 continue  # a privileged container lists it too, but its own is that of its own devpts
             self._report.at(f"making the device {device['path']}")
             source = sources.pop(str(device["path"]), None)
-            if source is not None or not self._sources.bind_devices or device["type"] == "p":
+            if source is not None or not self._sources.contained or device["type"] == "p":
                 devices.add(self.root, device, source)  # else it is a default one, and is there
 
     def own_dev(self) -> int | None:
