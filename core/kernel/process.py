@@ -186,6 +186,11 @@ def open_pidfd(pid: int, started: int) -> int | None:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
         return None
+    except OSError as error:
+        # The number lives on as that of a session whose other members are still there: older kernels say it so.
+        if error.errno != errno.EINVAL:
+            raise
+        return None
     # Checked after opening: from here on the descriptor cannot come to mean another process.
     if start_time(pid) != started:
         os.close(fd)
