@@ -15,6 +15,7 @@ from core.supervise import spawn, tasks
 from core.supervise.monitor import Monitor, typed
 from core.supervise.protocol import Launch, Started, receive, send
 from core.supervise.records import write_state
+from core.supervise.rest import adopt_orphans
 from core.supervise.rundir import RunDir
 
 
@@ -42,7 +43,7 @@ def start(plain: bytes, reply: socket.socket, line: socket.socket) -> Monitor:
 
     def meanwhile() -> None:
         process.set_title(title_of(launch))
-        process.set_subreaper()
+        adopt_orphans(config)
         monitor.enter(rundir)
         rundir.save_launch(plain)
         monitor.open_control()

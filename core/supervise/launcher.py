@@ -32,6 +32,7 @@ from core.supervise.loop import Loop
 from core.supervise.monitor import Monitor
 from core.supervise.protocol import PROTOCOL, Launch, Message, close_all, launch_of, receive, send, send_payload
 from core.supervise.records import load_state, monitor_alive
+from core.supervise.rest import adopt_orphans
 from core.supervise.rundir import CONTROL, load_launch
 from core.supervise.sockets import connect
 from core.supervise.spawn import read_bundle
@@ -144,7 +145,7 @@ class Launcher:
 
         def work(line: socket.socket) -> None:
             process.set_title(title_of(launch))
-            process.set_subreaper()
+            adopt_orphans(bundle[0])
             monitor = Monitor(launch, line, bundle, kept)
             if adopt.take_over(monitor, status):
                 monitor.run()

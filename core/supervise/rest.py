@@ -21,11 +21,11 @@ def _pid_namespace(config: Json) -> Json | None:
     return next((one for one in cast("list[Json]", linux.get("namespaces", [])) if one["type"] == "pid"), None)
 
 
-def leave_orphans(config: Json) -> None:
-    """In the host's pid namespace orphans of the container would become our children, and no one would reap them here:
-    the launcher does. In another one they go to its first process."""
-    if _pid_namespace(config) is None:
-        process.set_subreaper(False)
+def adopt_orphans(config: Json) -> None:
+    """Become the parent of what loses its own below us; but not where the container is in the host's pid namespace: its
+    orphans would be ours then, and no one would reap them here. The launcher does. (In a pid namespace they go to its
+    first process.)"""
+    process.set_subreaper(_pid_namespace(config) is not None)
 
 
 def end_rest(config: Json, cgroup: str, cid: str) -> None:

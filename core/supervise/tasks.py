@@ -13,7 +13,6 @@ from core.runtime.defaults import Json
 from core.runtime.task import ExecTask, Filter, InitTask, Rootfs
 from core.supervise import listener, spawn
 from core.supervise.protocol import JOINED, SHM, Launch, Message, close_all, send
-from core.supervise.rest import leave_orphans
 from core.supervise.rundir import RunDir
 
 SOFT_FILES = 1024  # Docker's default: programs that use select(2) break above it, and the launcher's own is raised
@@ -45,7 +44,6 @@ def start(
 
     :param kept: descriptors by name, as the monitor holds them
     """
-    leave_orphans(config)
     joined = {name.removeprefix(JOINED): fd for name, fd in kept.items() if name.startswith(JOINED)}
     if "netns" in kept:
         joined["network"] = kept["netns"]
@@ -108,7 +106,6 @@ def execute(
 
     :param first: pid and pidfd of the container's first process
     """
-    leave_orphans(config)
     linux = cast(Json, config.get("linux") or {})
     child = spawn.start_exec(launch.cgroup, ExecTask(own, *first, stdio, seccomp, linux, SOFT_FILES))
     _find_agent(child, launch, config, seccomp, first[0])
