@@ -104,9 +104,11 @@ async def test_no_rights_on_the_host(engine: Engine, busybox_image: str) -> None
         "echo b > /proc/sysrq-trigger",
         "echo -1000 > /proc/1/oom_score_adj",
         f"mkdir /d; mount -t ext4 {disk} /d",
-        "mkdir /c; mount -t cgroup -o memory x /c; echo /x > /c/release_agent",  # CVE-2022-0492
-        "echo -1 > /c/memory.limit_in_bytes",
-        "echo 1 > /c/cgroup.procs",
+        "mkdir /1; mount -t cgroup -o memory x /1 && echo /x > /1/release_agent",  # CVE-2022-0492
+        "test -e /1/cgroup.procs && echo -1 > /1/memory.limit_in_bytes",
+        "test -e /1/cgroup.procs && echo 1 > /1/cgroup.procs",
+        "mkdir /2; mount -t cgroup2 x /2 && echo max > /2/memory.max",
+        "test -e /2/cgroup.procs && echo 1 > /2/cgroup.procs",
         "mknod /disk b 8 0",
         "date -s 2001-01-01; test $(date +%Y) = 2001",
         "mount -o remount,rw /sys",
