@@ -24,7 +24,9 @@ Done = subprocess.CompletedProcess[str]
 HOUSE = Path(__file__).resolve().parents[1]
 _NEEDED = "import core.local, aiohttp, isal, backports.zstd, textual, sys; sys.exit(sys.version_info < (3, 11))"
 _NOT_NEEDED = ("pip", "mypy*", "setuptools", "ruff*", "PIL", "pillow*", "cairo*", "_pytest", "pygments", "*.dist-info")
-SINGLE_UID = 61234  # without a passwd entry: nothing of it is anywhere in /etc
+# Without a passwd entry: nothing of it is anywhere in /etc, nor in the ranges that useradd(8) gives. One for each test
+# process: each ends all that its user runs.
+SINGLE_UID = 700_000_000 + os.getpid()
 
 
 @dataclass(frozen=True)

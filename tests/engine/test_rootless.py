@@ -67,17 +67,20 @@ def wait_for(what: str, found: object, seconds: float = 10.0) -> None:
         time.sleep(0.05)
 
 
-def one(person: Person, title: str) -> int:
-    """The pid of the user's only process with that title."""
-    found = [pid for pid, line in person.processes().items() if line.startswith(title)]
-    assert len(found) == 1, person.processes()
+def one(person: Person, word: str) -> int:
+    """The pid of the user's only process with that in its command line; one of the last test may be on its way out."""
+    found: list[int] = []
+
+    def single() -> bool:
+        found[:] = [pid for pid, line in person.processes().items() if word in line]
+        return len(found) == 1
+
+    wait_for(f"the end of all {word} but one", single, 30)
     return found[0]
 
 
 def launcher(person: Person) -> int:
-    found = [pid for pid, line in person.processes().items() if "core.supervise.launcher" in line]
-    assert len(found) == 1, person.processes()
-    return found[0]
+    return one(person, "core.supervise.launcher")
 
 
 # -- running
