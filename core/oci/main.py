@@ -16,6 +16,7 @@ from core.errors import InvalidArgument, Unsupported, WharfError
 from core.kernel import process
 from core.oci import verbs
 from core.oci.store import Store
+from core.store.paths import runtime_folder
 
 _PROGRAM = "wharf runtime"
 
@@ -46,6 +47,8 @@ def main(argv: Sequence[str]) -> int:
     except WharfError as error:
         log.error(str(error))
         return 1
+    except BrokenPipeError:
+        return 1  # whoever read what we print has seen enough
     except OSError as error:
         log.error(f"{error.filename or ''}: {error.strerror}".lstrip(": "))
         return 1
@@ -57,8 +60,7 @@ def default_root() -> str:
     """Where containers are remembered: a folder that a reboot empties."""
     if os.geteuid() == 0:
         return "/run/wharf-runtime"
-    base = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/wharf-runtime-{os.geteuid()}"
-    return os.path.join(base, "wharf-runtime")
+    return str(runtime_folder(os.geteuid()) / "wharf-runtime")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ to its own monitor there, nothing else (CVE-2016-9962, CVE-2024-21626).
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import NoReturn, cast
 
@@ -88,7 +89,7 @@ def _other_namespaces(pid: int) -> int:
 
 def _become_its_root() -> None:
     """We have all rights in the user namespace that was joined, but are nobody there yet."""
-    if userns.setgroups_allowed():
+    with contextlib.suppress(PermissionError):  # a namespace of a single id has no groups
         os.setgroups([])
     try:
         os.setresgid(0, 0, 0)

@@ -90,14 +90,18 @@ def enter_as_guide(
     home = joined.get("user")
     if flags & process.CLONE_NEWUSER:
         home = make_user_namespace(*mappings(config))
+    # An ordinary user has no rights outside: what is opened there is opened inside already, as far as it goes.
+    ordinary = home is not None and os.geteuid() != 0
+    if home is not None and ordinary:
+        _become_root_of(home)
     process.unshare(process.CLONE_NEWNS)
-    outside(home)
+    outside(None if ordinary else home)
     # With the host's rights: in the user namespace the file is nobody's, since we are not dumpable.
     clocks = os.open("/proc/self/timens_offsets", os.O_WRONLY | os.O_CLOEXEC) if flags & process.CLONE_NEWTIME else -1
-    if home is not None:
+    if home is not None and not ordinary:
         _become_root_of(home)
-        if "user" not in joined:
-            os.close(home)
+    if home is not None and "user" not in joined:
+        os.close(home)
     report.at("joining namespaces")
     for kind, fd in late.items():
         _join(kind, fd)
