@@ -45,6 +45,8 @@ async def info(engine: Engine, args: Arguments) -> int:
         "LoggingDriver": "cri",
         "DockerRootDir": host.data_root,
         "RunRoot": host.run_root,
+        "DefaultRuntime": host.runtime,
+        "Runtimes": {name: {"path": path} for name, path in host.runtimes.items()},
         "Containers": host.containers,
         "ContainersRunning": host.running,
         "ContainersPaused": host.paused,
@@ -69,6 +71,8 @@ def _info_text(host: HostInfo) -> list[str]:
         ("Operating system", host.os),
         ("Kernel", f"{host.kernel} ({platform.machine()})"),
         ("Cgroups", host.cgroup_version),
+        ("Runtimes", " ".join(host.runtimes)),
+        ("Default runtime", host.runtime),
         ("CPUs", f"{host.cpus}"),
         ("Memory", human_size(host.memory, binary=True)),
     ]

@@ -34,4 +34,6 @@ class HostInfo:
     stopped: int = 0
     images: int = 0
     engine_version: str = ""
+    runtime: str = ""  # the OCI runtime of containers that name none
+    runtimes: dict[str, str] = field(default_factory=dict)  # name → path of every one there is; the engine's own: ""
     warnings: tuple[str, ...] = field(default_factory=tuple)

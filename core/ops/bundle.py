@@ -14,7 +14,7 @@ from typing import cast
 from core import cgroups
 from core.model import ContainerSpec, EndpointInfo
 from core.net import names
-from core.ops import records
+from core.ops import records, runtimes
 from core.ops.context import Context
 from core.ops.health import effective
 from core.ops.records import Record
@@ -49,6 +49,7 @@ def launch(ctx: Context, record: Record) -> Launch:
         restart=spec.restart,
         healthcheck=effective(spec.healthcheck, record.config.image.healthcheck),
         map_ids=bool(record.config.ids),
+        runtime=runtimes.command(spec.runtime),
         cleanup=cleanup_argv(inst),
         attributes={"name": record.name, "image": spec.image},
     )
@@ -79,7 +80,10 @@ def write(ctx: Context, record: Record, joined: Mapping[str, str]) -> Json:
         volumes=_volumes(inst, spec),
     )
     linux = cast(Json, config["linux"])
-    cgroups.create(group, cast(Json, linux.get("resources") or {}))
+    limits = dict(cast(Json, linux.get("resources") or {}))
+    if spec.runtime:
+        limits.pop("devices", None)  # it sees to these itself; on v2 by a program of its own
+    cgroups.create(group, limits)
     _write_names(ctx, record)
     oci.write_bundle(folder, config, inst.run / "cache")
     # The record of the run before would be taken for this one's.

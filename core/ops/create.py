@@ -15,7 +15,7 @@ from dataclasses import replace
 from core.errors import InvalidArgument, NameTaken
 from core.model import Container, ContainerSpec, Image, PortMapping, State
 from core.names import make_id, make_name
-from core.ops import idranges, joins, records
+from core.ops import idranges, joins, records, runtimes
 from core.ops.context import Context
 from core.ops.records import Config, Record, Saved
 from core.ops.validate import MOST_PORTS, check_spec, check_surroundings
@@ -32,7 +32,7 @@ async def create(ctx: Context, spec: ContainerSpec) -> Container:
     :raises InvalidArgument: what and why
     :raises NameTaken: by which container
     """
-    spec = await joins.resolve(ctx, spec)
+    spec = await joins.resolve(ctx, replace(spec, runtime=runtimes.choose(spec)))
     image = await ctx.images.get(spec.image)
     argv = command_line(spec, image)
     if spec.publish_all:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from core import __version__
+from core.errors import WharfError
 from core.model import HostInfo, State
-from core.ops import records
+from core.ops import records, runtimes
 from core.ops.context import Context
 from core.ops.hostinfo import host_info
+from core.store import config
+from core.store.config import OWN_RUNTIME
 
 
 async def info(ctx: Context) -> HostInfo:
@@ -14,7 +19,7 @@ async def info(ctx: Context) -> HostInfo:
     states = [records.observe(ctx, record)[0].state for record in await records.every(ctx)]
     running = sum(state.live and state is not State.PAUSED for state in states)
     paused = states.count(State.PAUSED)
-    return host_info(
+    host = host_info(
         ctx.inst,
         containers=len(states),
         running=running,
@@ -23,3 +28,9 @@ async def info(ctx: Context) -> HostInfo:
         images=len(await ctx.images.list()),
         engine_version=__version__,
     )
+    try:
+        settings = config.load()
+    except WharfError as error:
+        return replace(host, warnings=(*host.warnings, str(error)))
+    others = dict(runtimes.found(settings))
+    return replace(host, runtime=settings.runtime, runtimes={OWN_RUNTIME: "", **others})

@@ -49,8 +49,16 @@ async def kill(ctx: Context, ref: str, signal: str = "KILL") -> None:
         if number == signals.SIGKILL:
             await end_now(ctx, record, run)
         else:
-            client.signal(run, number)
+            await client.deliver(ctx.inst, cid, run, number)
     ctx.tell("container", "kill", cid, name=record.name, signal=str(number))
+
+
+async def freeze(ctx: Context, record: Record, run: client.RunState, on: bool) -> None:
+    """Freeze or thaw every process of a container that runs. :raises WharfError: it cannot be done"""
+    if run.external:
+        await client.freeze(ctx.inst, record.id, on)
+    else:
+        await asyncio.to_thread(cgroups.freeze, records.cgroup(ctx, record.id, record), on)
 
 
 async def end_now(ctx: Context, record: Record, run: client.RunState | None) -> None:
@@ -62,10 +70,10 @@ async def end_now(ctx: Context, record: Record, run: client.RunState | None) -> 
         return
     # First, so that the monitor does not start it again.
     await client.tell_stopping(ctx.inst, record.id)
-    client.signal(run, signals.SIGKILL)
+    await client.deliver(ctx.inst, record.id, run, signals.SIGKILL)
     if record.saved.state is State.PAUSED:
         # A v1 freezer holds even SIGKILL back; thawing after the signal lets it run nothing else.
-        await asyncio.to_thread(cgroups.freeze, records.cgroup(ctx, record.id, record), False)
+        await freeze(ctx, record, run, False)
     if not await await_end(ctx, record.id, run, KILL_SECONDS):
         raise Timeout(
             f"{record.name} does not die",

@@ -1,15 +1,14 @@
-"""``pause`` and ``unpause``: the cgroup freezer."""
+"""``pause`` and ``unpause``: the cgroup freezer, or what another runtime has for it."""
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 
-from core import cgroups
 from core.errors import Conflict
 from core.model import State
 from core.ops import records
 from core.ops.context import Context
+from core.ops.kill import freeze
 from core.ops.settle import settle
 from core.store.lock import object_lock
 
@@ -30,12 +29,12 @@ async def unpause(ctx: Context, ref: str) -> None:
 async def _freeze(ctx: Context, ref: str, on: bool, before: State, after: State) -> None:
     cid = await records.find_id(ctx, ref)
     async with object_lock(ctx.inst, cid):
-        record, _ = await settle(ctx, cid)
+        record, run = await settle(ctx, cid)
         verb = "pause" if on else "unpause"
-        if record.saved.state is not before:
+        if run is None or record.saved.state is not before:
             raise Conflict(
                 f"cannot {verb} {record.name}", f"it is {record.saved.state.value}, not {before.value}", object_id=cid
             )
-        await asyncio.to_thread(cgroups.freeze, records.cgroup(ctx, cid, record), on)
+        await freeze(ctx, record, run, on)
         await records.save(ctx, cid, replace(record.saved, state=after))
     ctx.tell("container", verb, cid, name=record.name, image=record.spec.image)

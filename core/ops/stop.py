@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from dataclasses import replace
 
-from core import cgroups
 from core.errors import NotFound, WharfError
 from core.model import State
 from core.ops import records
 from core.ops.context import Context
-from core.ops.kill import end_now, parse_signal
+from core.ops.kill import end_now, freeze, parse_signal
 from core.ops.records import Record
 from core.ops.settle import await_end, settle
 from core.store.lock import object_lock
@@ -51,9 +49,9 @@ async def _ask(ctx: Context, record: Record, run: client.RunState, patience: flo
     name = record.spec.stop_signal or record.config.image.stop_signal or "TERM"
     # First, so that the monitor does not start it again.
     await client.tell_stopping(ctx.inst, record.id)
-    client.signal(run, parse_signal(name))
+    await client.deliver(ctx.inst, record.id, run, parse_signal(name))
     if record.saved.state is State.PAUSED:
-        await asyncio.to_thread(cgroups.freeze, records.cgroup(ctx, record.id, record), False)
+        await freeze(ctx, record, run, False)
     with contextlib.suppress(WharfError):  # a full disk must not keep a container from being stopped
         # With the moment until which we will wait: where this process is killed or gives up, `recover` ends it then.
         saved = replace(record.saved, state=State.STOPPING, stop_by=time.time() + patience)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from core.cgroups.layout import check_path
-from core.errors import InvalidArgument, NotFound, Unsupported
+from core.errors import InvalidArgument, NotFound
 from core.model import ContainerSpec, ImageConfig, Mount
 from core.names import check_name
 from core.net import names
@@ -151,8 +151,6 @@ def check_restart(spec: ContainerSpec) -> None:
 
 def _check_house(spec: ContainerSpec) -> None:
     """Who runs it, and under which roof."""
-    if spec.runtime:
-        raise Unsupported(f"cannot use runtime {spec.runtime!r}", "the engine's own is the only one", "Drop --runtime")
     idranges.check(spec)
     if not -1000 <= spec.oom_score_adj <= 1000:
         raise InvalidArgument(

@@ -60,9 +60,12 @@ def _device(allow: bool, kind: str, major: int | None, minor: int | None, access
     return rule
 
 
+NO_FUSE = _device(False, "c", 10, 229)
+
+
 def device_rules() -> list[Json]:
     """The device cgroup: nothing, then mknod of anything, then use of the harmless ones; no FUSE (c 10:229)."""
-    return [{"allow": False, "access": "rwm"}, *needed_devices(), _device(False, "c", 10, 229)]
+    return [{"allow": False, "access": "rwm"}, *needed_devices(), NO_FUSE]
 
 
 def needed_devices() -> list[Json]:

@@ -22,7 +22,7 @@ from core.kernel import caps, libc, lsm, process, resolve, userns
 from core.runtime import notify
 from core.runtime.defaults import Json
 from core.runtime.task import Filter, Report
-from core.runtime.user import GROUPS_ANNOTATION, USER_ANNOTATION, User, group_ids, home_of, lookup
+from core.runtime.user import User, identity
 
 _MISSING = (errno.ENOENT, errno.ENOTDIR)
 _SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
@@ -82,17 +82,10 @@ def new_session_keyring(report: Report) -> None:
 
 
 def who(own: Json, annotations: Json) -> User:
-    """The identity of ``process.user``; where the engine has left it as words, by the container's own files."""
-    user = cast(Json, own.get("user") or {})
+    """See :func:`core.runtime.user.identity`, of the root that was entered."""
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        groups = tuple(cast("list[int]", user.get("additionalGids") or []))
-        if USER_ANNOTATION in annotations:
-            found = lookup(root, str(annotations[USER_ANNOTATION]))
-            more = group_ids(root, str(annotations.get(GROUPS_ANNOTATION, "")))
-            return User(found.uid, found.gid, tuple(dict.fromkeys((*found.groups, *groups, *more))), found.home)
-        uid = cast(int, user.get("uid") or 0)
-        return User(uid, cast(int, user.get("gid") or 0), groups, home_of(root, uid))
+        return identity(root, own, annotations)
     finally:
         os.close(root)
 

@@ -16,7 +16,7 @@ from core.errors import StartFailed
 from core.kernel import mount, process, resolve, userns
 from core.runtime import defaults, devices, mountopts, namespaces
 from core.runtime.defaults import Json
-from core.runtime.task import InitTask, Report
+from core.runtime.task import InitTask, Report, Rootfs
 
 _CGROUPS = ("cgroup", "cgroup2")
 
@@ -79,7 +79,7 @@ class Sources:
         source = os.path.join(self._task.bundle, str(entry.get("source") or ""))
         self._report.at(f"opening {source}")
         if self._task.shm >= 0 and entry["destination"] == "/dev/shm":
-            made = _clone_elsewhere(self._task.shm, "dev/shm")
+            made = clone_elsewhere(self._task.shm, "dev/shm")
         else:
             made = mount.clone_tree(source, recursive=options.recursive)
         kinds = [kind for kind, _ in options.propagation]
@@ -151,16 +151,22 @@ class Sources:
     def _open_root(self) -> int:
         layers = self._task.rootfs
         home = self._home if layers.map_ids else None
-        if layers.path or not layers.lower:
-            made = mount.clone_tree(layers.path or layers.upper, recursive=bool(layers.path))
-            # Otherwise whatever is mounted inside would be mounted in the host's folder too.
-            mount.set_attributes(made, 0, propagation=mount.MS_SLAVE, recursive=True)
-            if home is not None:
-                mount.map_ids(made, home)
-            return made
-        if home is None:
-            return mount.overlay(layers.lower, layers.upper, layers.work)
-        return mount.mapped_overlay(layers.lower, layers.upper, layers.work, home, self._owner())
+        if home is not None and layers.lower and not layers.path:
+            return mount.mapped_overlay(layers.lower, layers.upper, layers.work, home, self._owner())
+        made = open_root(layers)
+        if home is not None:
+            mount.map_ids(made, home)
+        return made
+
+
+def open_root(layers: Rootfs) -> int:
+    """The root file system as a detached mount, its owners as they are. :raises OSError:"""
+    if layers.lower and not layers.path:
+        return mount.overlay(layers.lower, layers.upper, layers.work)
+    made = mount.clone_tree(layers.path or layers.upper, recursive=bool(layers.path))
+    # Otherwise whatever is mounted inside would be mounted in the host's folder too.
+    mount.set_attributes(made, 0, propagation=mount.MS_SLAVE, recursive=True)
+    return made
 
 
 def _host_device(path: str, number: int) -> str:
@@ -179,7 +185,7 @@ def _host_device(path: str, number: int) -> str:
     return path
 
 
-def _clone_elsewhere(namespace: int, path: str) -> int:
+def clone_elsewhere(namespace: int, path: str) -> int:
     """A detached copy of a mount in another mount namespace.
 
     The kernel copies mounts of the caller's own namespace alone: /proc/PID/root/… leads to it, but it cannot be bound

@@ -6,7 +6,8 @@ privileged process (CVE-2019-14271).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, cast
 
 from core.errors import InvalidArgument
 from core.kernel import resolve
@@ -87,6 +88,21 @@ def group_ids(root_fd: int, words: str) -> tuple[int, ...]:
         number = _number(word)
         found.append(_group_id(root_fd, word) if number is None else number)
     return tuple(found)
+
+
+def identity(root_fd: int, own: Mapping[str, object], annotations: Mapping[str, object]) -> User:
+    """Who an OCI ``process`` is; where the engine has left it as words (annotations), by the files below ``root_fd``.
+
+    :raises InvalidArgument: unknown user or group
+    """
+    user = cast("dict[str, object]", own.get("user") or {})
+    groups = tuple(cast("list[int]", user.get("additionalGids") or []))
+    if USER_ANNOTATION in annotations:
+        found = lookup(root_fd, str(annotations[USER_ANNOTATION]))
+        more = group_ids(root_fd, str(annotations.get(GROUPS_ANNOTATION, "")))
+        return User(found.uid, found.gid, tuple(dict.fromkeys((*found.groups, *groups, *more))), found.home)
+    uid = cast(int, user.get("uid") or 0)
+    return User(uid, cast(int, user.get("gid") or 0), groups, home_of(root_fd, uid))
 
 
 def home_of(root_fd: int, uid: int) -> str:

@@ -41,6 +41,8 @@ __all__ = [
     "alive",
     "attached",
     "await_monitor_left",
+    "deliver",
+    "freeze",
     "monitor_alive",
     "open_attach",
     "open_exec",
@@ -52,6 +54,9 @@ __all__ = [
     "update",
     "wait_pid",
 ]
+
+
+_REPLACED = 3.0  # seconds until a monitor that was killed has a successor
 
 
 # -- files
@@ -96,6 +101,27 @@ def signal(run: RunState, number: int) -> bool:
     finally:
         os.close(pidfd)
     return True
+
+
+async def deliver(inst: Instance, cid: str, run: RunState, number: int) -> bool:
+    """:func:`signal`, the way that the container's runtime wants it: another one is asked, by the monitor.
+
+    :raises Unavailable: the monitor does not answer (SIGKILL needs none)
+    :raises Conflict: the runtime refuses
+    """
+    if run.external:
+        try:
+            await _ask_runtime(inst, cid, {"op": "signal", "number": number})
+            return True
+        except (Conflict, Unavailable):
+            if number != signals.SIGKILL and alive(run):
+                raise
+    return signal(run, number)
+
+
+async def freeze(inst: Instance, cid: str, on: bool) -> None:
+    """Pause or resume a container of another runtime. :raises Conflict: it refuses :raises Unavailable:"""
+    await _ask_runtime(inst, cid, {"op": "freeze", "on": on})
 
 
 async def wait_pid(run: RunState, timeout: float | None) -> bool:
@@ -161,6 +187,24 @@ async def _call(inst: Instance, cid: str, message: Message, fds: Sequence[int] =
     except BaseException:
         line.close()
         raise
+
+
+async def _ask_runtime(inst: Instance, cid: str, message: Message) -> None:
+    """A monitor that was killed is replaced within moments: then the next one is asked."""
+    end = time.monotonic() + _REPLACED
+    while True:
+        try:
+            (await _call(inst, cid, message))[0].close()
+            return
+        except Unavailable:
+            pass
+        except Conflict:
+            state = read_state(inst, cid)
+            if state is None or monitor_alive(state):
+                raise
+        if time.monotonic() > end:
+            raise Unavailable(f"the monitor of container {cid[:12]} does not answer", "it was killed", object_id=cid)
+        await asyncio.sleep(0.05)
 
 
 async def tell_stopping(inst: Instance, cid: str) -> None:

@@ -10,18 +10,18 @@ from typing import cast
 from core.errors import InvalidArgument, WharfError
 from core.runtime.defaults import Json
 from core.supervise import sockets
+from core.supervise.child import Process
 from core.supervise.listen import Reception
 from core.supervise.loop import Loop
 from core.supervise.protocol import Message, send
-from core.supervise.spawn import Child
 
-Start = Callable[[Json, "tuple[int, int, int] | None"], Child]
+Start = Callable[[Json, "tuple[int, int, int] | None"], Process]
 
 
 class Exec:
     """One command on its way: started, answered, waited for, reported."""
 
-    def __init__(self, loop: Loop, child: Child, sock: socket.socket, done: Callable[[Exec], None]) -> None:
+    def __init__(self, loop: Loop, child: Process, sock: socket.socket, done: Callable[[Exec], None]) -> None:
         self._loop = loop
         self._child = child
         self._sock = sock

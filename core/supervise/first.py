@@ -6,16 +6,15 @@ import json
 import socket
 from typing import cast
 
-from core import cgroups
 from core.errors import StartFailed, WharfError
 from core.kernel import process
 from core.runtime.defaults import Json
 from core.runtime.task import Filter
 from core.supervise import spawn, tasks
+from core.supervise.child import Process
 from core.supervise.monitor import Monitor, typed
 from core.supervise.protocol import Launch, Started, receive, send
 from core.supervise.records import write_state
-from core.supervise.rest import adopt_orphans
 from core.supervise.rundir import RunDir
 
 
@@ -36,14 +35,14 @@ def start(plain: bytes, reply: socket.socket, line: socket.socket) -> Monitor:
         rundir.clear()
         config, seccomp, kept = _orders(launch, rundir, reply)
         attach = kept.pop("attach", None)
-        child, outputs = _begin(launch, rundir, config, seccomp, kept)
+        runtime = tasks.runtime(launch, config, seccomp, kept)
+        child, outputs = _begin(runtime, launch, rundir, kept)
     except OSError as error:
         raise typed(error) from error
-    monitor = Monitor(launch, line, (config, seccomp), kept)
+    monitor = Monitor(launch, line, config, kept, runtime)
 
     def meanwhile() -> None:
         process.set_title(title_of(launch))
-        adopt_orphans(config)
         monitor.enter(rundir)
         rundir.save_launch(plain)
         monitor.open_control()
@@ -95,12 +94,12 @@ def _orders(launch: Launch, rundir: RunDir, reply: socket.socket) -> tuple[Json,
 
 
 def _begin(
-    launch: Launch, rundir: RunDir, config: Json, seccomp: Filter, kept: dict[str, int]
-) -> tuple[spawn.Child, dict[int, int]]:
+    runtime: tasks.Runtime, launch: Launch, rundir: RunDir, kept: dict[str, int]
+) -> tuple[Process, dict[int, int]]:
     try:
-        return tasks.begin(launch, rundir, config, seccomp, kept)
+        return tasks.begin(runtime, launch, rundir, kept)
     except BaseException:
-        cgroups.remove(launch.cgroup)
+        runtime.clear()
         rundir.remove()
         raise
 

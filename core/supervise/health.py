@@ -10,15 +10,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from core.errors import Conflict, WharfError
+from core.supervise.child import Process
 from core.supervise.loop import Loop, Timer
-from core.supervise.spawn import Child
 
 if TYPE_CHECKING:
     from core.model.container import Healthcheck
 
 OUTPUT = 4096  # bytes of a check's output that are kept
 
-Run = Callable[["tuple[str, ...]", "tuple[int, int, int]"], Child]
+Run = Callable[["tuple[str, ...]", "tuple[int, int, int]"], Process]
 
 
 class Health:
@@ -35,7 +35,7 @@ class Health:
         self._changed = changed
         self._argv = check.test[1:] if check.test[0] == "CMD" else ("/bin/sh", "-c", check.test[1])
         self._timer: Timer | None = None
-        self._child: Child | None = None
+        self._child: Process | None = None
         self._pipe = -1
         self._output = bytearray()
         self._failures = 0

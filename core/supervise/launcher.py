@@ -24,7 +24,7 @@ from core.kernel import libc, process
 from core.kernel.clone import can_fork_into
 from core.runtime import defaults, mountopts
 from core.runtime.task import Filter
-from core.supervise import adopt
+from core.supervise import adopt, tasks
 from core.supervise.first import title_of
 from core.supervise.forked import answer, become_monitor, wait_for_work, watch_first
 from core.supervise.listen import Reception
@@ -32,7 +32,6 @@ from core.supervise.loop import Loop
 from core.supervise.monitor import Monitor
 from core.supervise.protocol import PROTOCOL, Launch, Message, close_all, launch_of, receive, send, send_payload
 from core.supervise.records import load_state, monitor_alive
-from core.supervise.rest import adopt_orphans
 from core.supervise.rundir import CONTROL, load_launch
 from core.supervise.sockets import connect
 from core.supervise.spawn import read_bundle
@@ -145,8 +144,7 @@ class Launcher:
 
         def work(line: socket.socket) -> None:
             process.set_title(title_of(launch))
-            adopt_orphans(bundle[0])
-            monitor = Monitor(launch, line, bundle, kept)
+            monitor = Monitor(launch, line, bundle[0], kept, tasks.runtime(launch, *bundle, kept))
             if adopt.take_over(monitor, status):
                 monitor.run()
 

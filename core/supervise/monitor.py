@@ -19,9 +19,9 @@ from core.errors import CommandNotExecutable, CommandNotFound, StartFailed, Whar
 from core.kernel import process
 from core.logs.writer import LogWriter
 from core.runtime.defaults import Json
-from core.runtime.task import Filter
 from core.store.tell import append
 from core.supervise import tasks
+from core.supervise.child import Process
 from core.supervise.fate import wait_status
 from core.supervise.loop import Loop
 from core.supervise.paper import Paper
@@ -33,7 +33,6 @@ from core.supervise.rest import end_rest
 from core.supervise.restart import Restarts
 from core.supervise.rundir import CONTROL, RunDir
 from core.supervise.service import Service
-from core.supervise.spawn import Child
 
 RESTART_TIMEOUT = 60.0  # seconds an automatic start may take
 _LAST_WORDS = 10.0  # seconds for attached clients to take what they have not got yet
@@ -44,11 +43,13 @@ class Monitor:
     :meth:`run`.
 
     :param store: connection to the launcher
-    :param bundle: configuration and filter
     :param kept: descriptors by name: ``netns``, and ``hold*`` that are only kept open
+    :param runtime: what makes the container, from the same
     """
 
-    def __init__(self, launch: Launch, store: socket.socket, bundle: tuple[Json, Filter], kept: dict[str, int]) -> None:
+    def __init__(
+        self, launch: Launch, store: socket.socket, config: Json, kept: dict[str, int], runtime: tasks.Runtime
+    ) -> None:
         self.launch = launch
         self.kept = kept
         self.store = store
@@ -60,7 +61,9 @@ class Monitor:
         self.pump = Pump(self.loop, self._input_ended)
         self.restarts = Restarts(launch.restart)
         self.service: Service | None = None
-        self.config, self.seccomp = bundle
+        self.config = config
+        self.runtime = runtime
+        runtime.attend(self.loop)
         self.outputs: dict[int, int] = {}  # our ends of its pipes → stream
         self.last_code: int | None = None  # exit code of the run that ended last
         self._leave_at = 0.0  # monotonic: when it has to leave, whoever is not served yet
@@ -75,6 +78,7 @@ class Monitor:
             started=0.0,
             tty=launch.tty,
             boot_id=process.boot_id(),
+            external=bool(launch.runtime),
         )
 
     # -- the start
@@ -105,8 +109,7 @@ class Monitor:
         self.pump.finish({"exit": None})
         if self.rundir is not None:
             # Without it another monitor is at work, and the cgroup is that one's.
-            cgroups.kill(self.launch.cgroup)
-            cgroups.remove(self.launch.cgroup)
+            self.runtime.clear(kill=True)
             self.rundir.remove()
         self.finished = True
 
@@ -121,7 +124,7 @@ class Monitor:
     # -- processes
     def follow(
         self,
-        child: Child,
+        child: Process,
         outputs: dict[int, int],
         cancel: socket.socket | None,
         timeout: float | None,
@@ -251,7 +254,7 @@ class Monitor:
             os.close(fd)
         self.outputs = {}
         with contextlib.suppress(WharfError):  # something put in there from outside: the engine removes it later
-            cgroups.remove(self.launch.cgroup)
+            self.runtime.clear()
 
     def _tell_death(self) -> None:
         self.tell("die", exitCode="" if self.last_code is None else str(self.last_code))
@@ -261,11 +264,10 @@ class Monitor:
             return
         try:
             # On a busy host the kernel takes the dead off their cgroup late; nothing of the last run may be in there.
-            cgroups.kill(self.launch.cgroup)
-            cgroups.remove(self.launch.cgroup)
-            tasks.make_cgroup(self.launch, self.config)
+            self.runtime.clear(kill=True)
+            self.runtime.prepare()
             assert self.rundir is not None
-            begun = tasks.begin(self.launch, self.rundir, self.config, self.seccomp, self.kept)
+            begun = tasks.begin(self.runtime, self.launch, self.rundir, self.kept)
             self.follow(*begun, None, RESTART_TIMEOUT)
             self.attend()
         except (OSError, WharfError) as error:

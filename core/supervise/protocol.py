@@ -29,6 +29,8 @@ First message to a **monitor** (``$RUN/c/ID/ctl.sock``)::
     {"op": "exec", "process": {…}, "fds": ["stdin", "stdout", "stderr"]}     {"pid": …} (+ terminal), then {"exit": …}
     {"op": "stopping"}                     no automatic restart from here on
     {"op": "update", "resources": {…}, "restart": {…}}   for the next start; those that run are changed by the engine
+    {"op": "signal", "number": …}          → {"ok": true}; these two only under another OCI runtime, which has to be
+    {"op": "freeze", "on": bool}           asked for them: elsewhere engines do it themselves
     {"op": "keep"}                         → {"names": […]} + descriptors: a new launcher asks for what it guards
 
 Lengths are checked on both sides (CVE-2021-43784).
@@ -72,6 +74,7 @@ class Launch(NamedTuple):
     :param map_ids: the layers' owners are shown as the container's user namespace maps them
     :param log: like ``restart`` and ``healthcheck`` one of the engine's words; a monitor, which is made of JSON, has
         something of the same shape: the words themselves are dataclasses (see :mod:`core.runtime.task`)
+    :param runtime: argv of another OCI runtime's command line; empty: the engine's own
     :param cleanup: argv of the one-shot clean-up for when no engine listens; the container's id is appended
     :param attributes: what the ``die``, ``start`` and ``health_status`` events carry (image, name)
     """
@@ -94,6 +97,7 @@ class Launch(NamedTuple):
     stdin_open: bool = False
     healthcheck: Healthcheck | None = None
     map_ids: bool = False
+    runtime: tuple[str, ...] = ()
     cleanup: tuple[str, ...] = ()
 
     def to_plain(self) -> Message:
@@ -108,8 +112,8 @@ class Launch(NamedTuple):
     @classmethod
     def from_plain(cls, data: Message) -> Launch:
         values = dict(data)
-        for name in ("lower", "cleanup"):
-            values[name] = tuple(values[name])  # type: ignore[arg-type]
+        for name in ("lower", "runtime", "cleanup"):
+            values[name] = tuple(values.get(name, ()))  # type: ignore[arg-type]
         for name in ("log", "restart"):
             values[name] = SimpleNamespace(**cast(Message, values[name]))
         health = values.get("healthcheck")

@@ -30,6 +30,7 @@ class RunState(NamedTuple):
     health_output: str = ""  # of the last check, at most 4 KiB
     tty: bool = False
     stopping: bool = False  # asked to stop: no automatic restart
+    external: bool = False  # under another OCI runtime: it is asked for signals and pauses
     boot_id: str = ""
     protocol: int = PROTOCOL
     version: int = 1

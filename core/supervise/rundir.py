@@ -55,8 +55,7 @@ class RunDir:
 
     def clear(self) -> None:
         """Remove what a monitor that was killed during its start may have left."""
-        for name in os.listdir(self.path):
-            os.unlink(self.file(name))
+        _empty(self.path)
 
     def make_fifos(self) -> None:
         for name in FIFOS:
@@ -110,6 +109,15 @@ class RunDir:
             return self._lock >= 0 and os.fstat(self._lock).st_ino == os.stat(self.path).st_ino
         except FileNotFoundError:
             return False
+
+
+def _empty(folder: str) -> None:
+    for entry in list(os.scandir(folder)):
+        if entry.is_dir(follow_symlinks=False):  # another runtime's
+            _empty(entry.path)
+            os.rmdir(entry.path)
+        else:
+            os.unlink(entry.path)
 
 
 def is_held(path: str) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from core.errors import StartFailed
 from core.runtime.defaults import Json
-from core.supervise import spawn, tasks
+from core.supervise.child import Process
 from core.supervise.control import Control
 from core.supervise.health import Health
 from core.supervise.protocol import Launch, Message, send
@@ -29,6 +29,7 @@ class Service:
             "stopping": self._stopping,
             "keep": self._keep,
             "update": self._update,
+            **monitor.runtime.requests,
         }
         self.control = Control(monitor.loop, path, handlers, self._start_exec)
         check = monitor.launch.healthcheck
@@ -72,7 +73,7 @@ class Service:
         send(sock, {"ok": True})
         return False
 
-    def _start_exec(self, own: Json, stdio: tuple[int, int, int] | None) -> spawn.Child:
+    def _start_exec(self, own: Json, stdio: tuple[int, int, int] | None) -> Process:
         monitor = self._monitor
         if monitor.pidfd < 0:
             raise StartFailed("cannot run a command in the container", "it is not running")
@@ -82,12 +83,12 @@ class Service:
             stdio = (null, null, null)
         try:
             first = monitor.state.pid, monitor.pidfd
-            return tasks.execute(monitor.launch, monitor.config, monitor.seccomp, first, own, stdio)
+            return monitor.runtime.execute(first, own, stdio)
         finally:
             if null >= 0:
                 os.close(null)
 
-    def _start_check(self, argv: tuple[str, ...], stdio: tuple[int, int, int]) -> spawn.Child:
+    def _start_check(self, argv: tuple[str, ...], stdio: tuple[int, int, int]) -> Process:
         own = self._monitor.config["process"]
         assert isinstance(own, dict)
         annotations = self._monitor.config.get("annotations", {})

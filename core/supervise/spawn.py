@@ -6,10 +6,8 @@ import contextlib
 import errno
 import json
 import os
-import select
 import signal
 import socket
-import time
 from collections.abc import Callable
 from typing import NoReturn, cast
 
@@ -20,6 +18,7 @@ from core.kernel.clone import Place, fork_into, fork_new
 from core.runtime import execute, init, namespaces, notify
 from core.runtime.defaults import FILTER_FILE, Json
 from core.runtime.task import LISTENER, ExecTask, Filter, InitTask
+from core.supervise.child import follow
 from core.supervise.protocol import close_all
 
 _PACKET = 65536
@@ -163,36 +162,8 @@ class Child:
     def wait(
         self, cancel: socket.socket | None, timeout: float | None, meanwhile: Callable[[], None] | None = None
     ) -> None:
-        """Follow it to the exec, or to its gate.
-
-        :param cancel: the start is given up when this socket hangs up
-        :param timeout: seconds; None: for ever
-        :param meanwhile: what its parent has to do anyway
-        :raises WharfError: it failed and is gone
-        """
-        if meanwhile is not None:
-            try:
-                meanwhile()
-            except BaseException:
-                self.destroy()
-                raise
-        poll = select.poll()
-        poll.register(self.line, select.POLLIN)
-        if cancel is not None:
-            poll.register(cancel, select.POLLRDHUP)
-        end = None if timeout is None else time.monotonic() + timeout
-        while True:
-            left = None if end is None else max(0.0, end - time.monotonic()) * 1000
-            ready = {fd for fd, _ in poll.poll(left)}
-            if not ready:
-                self.destroy()
-                raise StartFailed("cannot start the container", f"set-up took more than {timeout:.0f} s", step="set-up")
-            if self.line.fileno() in ready:
-                if self.advance() or self.gated:
-                    return
-            elif cancel is not None:
-                self.destroy()
-                raise StartFailed("cannot start the container", "the engine that asked for it has gone", step="set-up")
+        """See :func:`core.supervise.child.follow`. :raises WharfError: it failed and is gone"""
+        follow(self, cancel, timeout, meanwhile)
 
 
 def _reported(packet: bytes) -> WharfError:

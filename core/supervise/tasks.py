@@ -1,10 +1,10 @@
-"""What a monitor gives to :mod:`core.supervise.spawn`: the tasks of its container, from launch and descriptors."""
+"""How a monitor has its container made: by our own runtime, from launch and descriptors, or by another one."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, cast
 
 from core import cgroups
 from core.kernel.bpf import FILTER_NEW_LISTENER
@@ -12,10 +12,16 @@ from core.runtime import hooks, namespaces
 from core.runtime.defaults import Json
 from core.runtime.task import ExecTask, Filter, InitTask, Rootfs
 from core.supervise import listener, spawn
+from core.supervise.child import Process
+from core.supervise.loop import Loop
 from core.supervise.protocol import JOINED, SHM, Launch, Message, close_all, send
+from core.supervise.rest import adopt_orphans
 from core.supervise.rundir import RunDir
 
 SOFT_FILES = 1024  # Docker's default: programs that use select(2) break above it, and the launcher's own is raised
+
+Stdio = tuple[int, int, int]
+Requests = Mapping[str, Callable[[Message, socket.socket], bool]]
 
 
 def make_namespaces(message: Message, fds: Sequence[int], reply: socket.socket) -> None:
@@ -31,50 +37,134 @@ def make_namespaces(message: Message, fds: Sequence[int], reply: socket.socket) 
     close_all([*made.values(), *fds])
 
 
-def make_cgroup(launch: Launch, config: Json) -> None:
-    """:raises WharfError: see :func:`core.cgroups.create`"""
-    linux = cast(Json, config.get("linux") or {})
-    cgroups.create(launch.cgroup, cast(Json, linux.get("resources") or {}))
+class Runtime(Protocol):
+    """What makes the processes of one container.
+
+    ``requests`` are those of ``ctl.sock`` that need it (see :mod:`core.supervise.protocol`).
+    """
+
+    @property
+    def requests(self) -> Requests: ...
+
+    def attend(self, loop: Loop) -> None:
+        """Be the parent of what loses its own, as far as the monitor has to be.
+
+        :param loop: the monitor's, which begins to run after the first start
+        """
+
+    def prepare(self) -> None:
+        """Make the cgroup for another start. :raises WharfError: see :func:`core.cgroups.create`"""
+
+    def start(self, stdio: Stdio | None) -> Process:
+        """Fork the container's first process; its cgroup is there.
+
+        :param stdio: None: a terminal is made
+        """
+
+    def execute(self, first: tuple[int, int], own: Json, stdio: Stdio | None) -> Process:
+        """Fork a process that runs ``own`` inside, with what the container itself has.
+
+        :param first: pid and pidfd of the container's first process
+        """
+
+    def clear(self, *, kill: bool = False) -> None:
+        """After the end of the first process: let go of what was made for it, the cgroup too.
+
+        :param kill: other processes may be left
+        :raises WharfError:
+        """
 
 
-def start(
-    launch: Launch, config: Json, seccomp: Filter, kept: Mapping[str, int], stdio: tuple[int, int, int] | None
-) -> spawn.Child:
-    """Fork the container's first process.
+def runtime(launch: Launch, config: Json, seccomp: Filter, kept: dict[str, int]) -> Runtime:
+    """The one that ``launch`` asks for.
 
     :param kept: descriptors by name, as the monitor holds them
     """
-    joined = {name.removeprefix(JOINED): fd for name, fd in kept.items() if name.startswith(JOINED)}
+    if launch.runtime:
+        # Here, so that the others need not carry it. Nothing of a container's exists in this process yet.
+        from core.supervise.external import External
+
+        return External(launch, config, kept)
+    return Native(launch, config, seccomp, kept)
+
+
+class Native:
+    """Our own: a child of this process makes itself the container (:mod:`core.runtime.init`)."""
+
+    def __init__(self, launch: Launch, config: Json, seccomp: Filter, kept: dict[str, int]) -> None:
+        self._launch = launch
+        self._config = config
+        self._seccomp = seccomp
+        self._kept = kept
+        self.requests: Requests = {}
+
+    def attend(self, loop: Loop) -> None:
+        adopt_orphans(self._config)
+
+    def prepare(self) -> None:
+        linux = cast(Json, self._config.get("linux") or {})
+        cgroups.create(self._launch.cgroup, cast(Json, linux.get("resources") or {}))
+
+    def start(self, stdio: Stdio | None) -> Process:
+        launch, config = self._launch, self._config
+        task = InitTask(
+            config=config,
+            rootfs=Rootfs(list(launch.lower), launch.upper, launch.work, map_ids=launch.map_ids),
+            mount_point=launch.run_dir,
+            stdio=stdio,
+            joined=joined(self._kept),
+            cgroup_views=spawn.cgroup_views(launch.cgroup, config),
+            seccomp=self._seccomp,
+            cid=launch.id,
+            bundle=launch.bundle,
+            soft_files=SOFT_FILES,
+            shm=self._kept.get(SHM, -1),
+        )
+
+        def host_hooks(pid: int) -> None:
+            state = hooks.state(config, cid=launch.id, status="creating", pid=pid, bundle=launch.bundle)
+            for kind in ("prestart", "createRuntime"):
+                hooks.run_all(config, kind, state)
+
+        child = spawn.start_init(task, launch.cgroup, host_hooks)
+        self._find_agent(child, None)
+        return child
+
+    def execute(self, first: tuple[int, int], own: Json, stdio: Stdio | None) -> Process:
+        linux = cast(Json, self._config.get("linux") or {})
+        task = ExecTask(own, *first, stdio, self._seccomp, linux, SOFT_FILES)
+        child = spawn.start_exec(self._launch.cgroup, task)
+        self._find_agent(child, first[0])
+        return child
+
+    def _find_agent(self, child: spawn.Child, first: int | None) -> None:
+        """See to it that a filter that notifies has somebody who answers. ``first``: None: the child is it."""
+        launch, config = self._launch, self._config
+
+        def take(fd: int, pid: int) -> None:
+            status, of = ("creating", pid) if first is None else ("running", first)
+            state = hooks.state(config, cid=launch.id, status=status, pid=of, bundle=launch.bundle)
+            listener.hand_over(fd, config, pid, state)
+
+        if self._seccomp.flags & FILTER_NEW_LISTENER:
+            child.take_listener = take
+
+    def clear(self, *, kill: bool = False) -> None:
+        if kill:
+            cgroups.kill(self._launch.cgroup)
+        cgroups.remove(self._launch.cgroup)
+
+
+def joined(kept: Mapping[str, int]) -> dict[str, int]:
+    """The namespaces that the container joins: type → descriptor."""
+    found = {name.removeprefix(JOINED): fd for name, fd in kept.items() if name.startswith(JOINED)}
     if "netns" in kept:
-        joined["network"] = kept["netns"]
-    task = InitTask(
-        config=config,
-        rootfs=Rootfs(list(launch.lower), launch.upper, launch.work, map_ids=launch.map_ids),
-        mount_point=launch.run_dir,
-        stdio=stdio,
-        joined=joined,
-        cgroup_views=spawn.cgroup_views(launch.cgroup, config),
-        seccomp=seccomp,
-        cid=launch.id,
-        bundle=launch.bundle,
-        soft_files=SOFT_FILES,
-        shm=kept.get(SHM, -1),
-    )
-
-    def host_hooks(pid: int) -> None:
-        state = hooks.state(config, cid=launch.id, status="creating", pid=pid, bundle=launch.bundle)
-        for kind in ("prestart", "createRuntime"):
-            hooks.run_all(config, kind, state)
-
-    child = spawn.start_init(task, launch.cgroup, host_hooks)
-    _find_agent(child, launch, config, seccomp, None)
-    return child
+        found["network"] = kept["netns"]
+    return found
 
 
-def begin(
-    launch: Launch, rundir: RunDir, config: Json, seccomp: Filter, kept: dict[str, int]
-) -> tuple[spawn.Child, dict[int, int]]:
-    """:func:`start` with the streams that the launch asks for; its cgroup is there.
+def begin(made_by: Runtime, launch: Launch, rundir: RunDir, kept: dict[str, int]) -> tuple[Process, dict[int, int]]:
+    """:meth:`Runtime.start` with the streams that the launch asks for.
 
     :param kept: the end of its input is added
     :returns: the first process on its way, and our ends of its output → stream
@@ -86,39 +176,9 @@ def begin(
         kept["stdin"] = rundir.our_input()
     stdio = None if launch.tty else rundir.child_stdio(stdin=launch.stdin_open)
     try:
-        return start(launch, config, seccomp, kept, stdio), outputs
+        return made_by.start(stdio), outputs
     except BaseException:
         close_all(list(outputs))
         raise
     finally:
         close_all(stdio or ())
-
-
-def execute(
-    launch: Launch,
-    config: Json,
-    seccomp: Filter,
-    first: tuple[int, int],
-    own: Json,
-    stdio: tuple[int, int, int] | None,
-) -> spawn.Child:
-    """Fork a process that runs ``own`` inside, with what the container itself has.
-
-    :param first: pid and pidfd of the container's first process
-    """
-    linux = cast(Json, config.get("linux") or {})
-    child = spawn.start_exec(launch.cgroup, ExecTask(own, *first, stdio, seccomp, linux, SOFT_FILES))
-    _find_agent(child, launch, config, seccomp, first[0])
-    return child
-
-
-def _find_agent(child: spawn.Child, launch: Launch, config: Json, seccomp: Filter, first: int | None) -> None:
-    """See to it that a filter that notifies has somebody who answers. ``first``: None: the child is it."""
-
-    def take(fd: int, pid: int) -> None:
-        status, of = ("creating", pid) if first is None else ("running", first)
-        state = hooks.state(config, cid=launch.id, status=status, pid=of, bundle=launch.bundle)
-        listener.hand_over(fd, config, pid, state)
-
-    if seccomp.flags & FILTER_NEW_LISTENER:
-        child.take_listener = take

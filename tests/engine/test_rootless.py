@@ -559,3 +559,19 @@ def test_roots_engine_is_as_it_was() -> None:
     )  # fmt: skip
     if os.geteuid() == 0:
         assert done.stdout == "/var/lib/wharf /run/wharf\n"
+
+
+# -- other runtimes
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+def test_containers_of_another_runtime(person: Person, runtime: str) -> None:
+    if shutil.which(runtime) is None:
+        pytest.skip(f"needs {runtime} from Debian")
+    other = ("--runtime", runtime)
+    done = person.wharf("run", "--rm", *other, "busybox:test", "sh", "-c", "id -u; echo err >&2; exit 3")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "0\n", "err\n")
+    person.ok("run", "-d", "--name", "box", *other, "busybox:test", "sleep", "600")
+    assert person.ok("inspect", "-f", "{{.HostConfig.Runtime}}", "box") == runtime
+    assert person.ok("exec", "box", "id", "-un") == "root"
+    assert person.ok("exec", "-t", "box", "sh", "-c", "test -t 0 && echo terminal") == "terminal"
+    person.ok("kill", "box")
+    assert person.ok("wait", "box") == "137"
