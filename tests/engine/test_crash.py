@@ -156,17 +156,18 @@ async def test_spare_monitor_killed(engine: Engine, busybox_image: str, inst: In
     other = await sleeper(engine, busybox_image)
     assert state_of(inst, other)["monitor_pid"] == spare
     await until(one)
-    for spare in spares(pid):
-        os.kill(spare, signal.SIGKILL)
+    [spare] = spares(pid)
+    os.kill(spare, signal.SIGKILL)
+
+    async def gone() -> bool:
+        return not Path(f"/proc/{spare}").exists()
+
+    await until(gone)
     third = await sleeper(engine, busybox_image)
     assert (await engine.container(third)).state is State.RUNNING
     await until(one)
     [spare] = spares(pid)
     os.kill(pid, signal.SIGKILL)
-
-    async def gone() -> bool:
-        return not Path(f"/proc/{spare}").exists()
-
     await until(gone)
 
 
