@@ -15,6 +15,8 @@ from typing import Protocol
 from core.model import (
     Change,
     Check,
+    Checkpoint,
+    CheckpointOptions,
     Container,
     ContainerSpec,
     Event,
@@ -140,6 +142,38 @@ class Engine(Protocol):
         :raises InvalidArgument: a value that no container can have
         """
         ...
+
+    async def checkpoint(
+        self,
+        ref: str,
+        name: str = "",
+        *,
+        leave_running: bool = False,
+        export: Path | None = None,
+        options: CheckpointOptions | None = None,
+    ) -> Checkpoint:
+        """Save its processes, and end them unless ``leave_running``; with ``export`` into an archive, with its files.
+
+        :raises Unsupported: criu is not installed or cannot do it. Every failure lets the container go on
+        """
+        ...
+
+    async def restore(self, ref: str, name: str = "") -> Container:
+        """Start it from a checkpoint ("" for its newest). :raises StartFailed: nothing half-made stays behind"""
+        ...
+
+    async def restore_from(self, archive: Path, *, name: str = "", trust: bool = False) -> Container:
+        """Make a container of an exported checkpoint and go on with it; the image must be in the store.
+
+        :param trust: also an archive that another engine made, who can become root by it
+        """
+        ...
+
+    async def checkpoints(self, ref: str) -> list[Checkpoint]:
+        """Those in the store, newest first."""
+        ...
+
+    async def remove_checkpoint(self, ref: str, name: str) -> None: ...
 
     async def wait(self, ref: str) -> int:
         """The exit code once the container no longer runs (-1 where nobody can know it)."""

@@ -14,6 +14,8 @@ from core.errors import NoSpace, Timeout, WharfError
 from core.model import (
     Change,
     Check,
+    Checkpoint,
+    CheckpointOptions,
     Container,
     ContainerSpec,
     Event,
@@ -181,6 +183,44 @@ class LocalEngine:
         from core.ops.update import update
 
         return await update(self._ctx, ref, change)
+
+    @_verb("checkpoint the container")
+    async def checkpoint(
+        self,
+        ref: str,
+        name: str = "",
+        *,
+        leave_running: bool = False,
+        export: Path | None = None,
+        options: CheckpointOptions | None = None,
+    ) -> Checkpoint:
+        from core.ops.checkpoint import checkpoint
+
+        return await checkpoint(self._ctx, ref, name, leave_running=leave_running, export=export, options=options)
+
+    @_verb("restore the container")
+    async def restore(self, ref: str, name: str = "") -> Container:
+        from core.ops.restore import restore
+
+        return await restore(self._ctx, ref, name)
+
+    @_verb("restore the container")
+    async def restore_from(self, archive: Path, *, name: str = "", trust: bool = False) -> Container:
+        from core.ops.restore import restore_from
+
+        return await restore_from(self._ctx, archive, name=name, trust=trust)
+
+    @_verb("list the checkpoints")
+    async def checkpoints(self, ref: str) -> list[Checkpoint]:
+        from core.ops.checkpoints import checkpoints
+
+        return await checkpoints(self._ctx, ref)
+
+    @_verb("remove the checkpoint")
+    async def remove_checkpoint(self, ref: str, name: str) -> None:
+        from core.ops.checkpoints import remove_checkpoint
+
+        await remove_checkpoint(self._ctx, ref, name)
 
     @_verb("wait for the container")
     async def wait(self, ref: str) -> int:

@@ -43,6 +43,7 @@ class Action:
     footer: int = 0  # place in the footer, 1 first; 0 not shown there
     word: str = ""  # the footer's word; "" = the label in lower case
     when: When | None = None  # footer only: whether it makes sense for the chosen container
+    needs: str = ""  # a field of HostInfo: without it, help and palette do not show the action
 
     @property
     def footer_word(self) -> str:
@@ -155,6 +156,33 @@ def _container_others() -> Iterable[Action]:
         containers.copy_command,
         "Show and copy the docker command that makes this container.",
         group,
+    )
+
+
+def _checkpoint_actions() -> Iterable[Action]:
+    group = "Container"
+    yield Action(
+        "container.checkpoint",
+        "Checkpoint",
+        "C",
+        ONE,
+        containers.checkpoint,
+        "Save its processes and end them, to go on from there later.",
+        group,
+        danger=True,
+        when=_running,
+        needs="checkpoints",
+    )
+    yield Action(
+        "container.restore",
+        "Restore",
+        "R",
+        ONE,
+        containers.restore,
+        "Go on from its newest checkpoint.",
+        group,
+        when=_still,
+        needs="checkpoints",
     )
 
 
@@ -284,6 +312,7 @@ def _app_actions() -> Iterable[Action]:
 ACTIONS: tuple[Action, ...] = (
     *_container_everyday(),
     *_container_others(),
+    *_checkpoint_actions(),
     *_image_actions(),
     *_list_actions(),
     *_log_actions(),

@@ -19,7 +19,7 @@ Command = tuple[str, str, Callable[[], None]]  # words, help, what to do
 
 def _actions(desk: Workspace) -> Iterator[Command]:
     for action in ACTIONS:
-        if desk.active in action.contexts and not action.id.startswith("panel."):
+        if desk.active in action.contexts and not action.id.startswith("panel.") and desk.offers(action):
             key = desk.keymap.label(action.id)
             words = f"{action.group}: {action.label}" if action.group != "Workstation" else action.label
             yield words, f"{key}  {action.about}".strip(), partial(desk.perform, action.id)

@@ -52,6 +52,7 @@ async def info(engine: Engine, args: Arguments) -> int:
         "ContainersPaused": host.paused,
         "ContainersStopped": host.stopped,
         "Images": host.images,
+        "Checkpoints": host.checkpoints,
         "Warnings": list(host.warnings),
     }
     return _print(view, _info_text(host), args.format)
@@ -73,6 +74,7 @@ def _info_text(host: HostInfo) -> list[str]:
         ("Cgroups", host.cgroup_version),
         ("Runtimes", " ".join(host.runtimes)),
         ("Default runtime", host.runtime),
+        ("Checkpoints", "by criu" if host.checkpoints else "no: see `wharf doctor`"),
         ("CPUs", f"{host.cpus}"),
         ("Memory", human_size(host.memory, binary=True)),
     ]

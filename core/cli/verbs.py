@@ -29,6 +29,10 @@ VERBS: dict[str, Verb] = {
     "pause": Verb(_STATE, "Freeze all processes of containers", "lifecycle"),
     "unpause": Verb(_STATE, "Let paused containers go on", "lifecycle"),
     "update": Verb(_STATE, "Change the limits and the restart policy of containers", "update"),
+    "checkpoint create": Verb(_STATE, "Save a running container's processes, to go on from there later", "checkpoint"),
+    "checkpoint ls": Verb(_STATE, "List a container's checkpoints", "checkpoint"),
+    "checkpoint rm": Verb(_STATE, "Delete checkpoints", "checkpoint"),
+    "restore": Verb(_STATE, "Start a container from a checkpoint, of the store or of an archive", "checkpoint"),
     "rm": Verb(_STATE, "Remove containers", "rm"),
     "ps": Verb(_LOOK, "List containers", "ps"),
     "logs": Verb(_LOOK, "Show what a container wrote", "logs"),
@@ -51,11 +55,19 @@ VERBS: dict[str, Verb] = {
 LONG_FORMS: dict[str, dict[str, str]] = {
     "container": {"ls": "ps", "list": "ps", "ps": "ps"},
     "image": {"ls": "images", "list": "images", "rm": "rmi", "remove": "rmi"},
+    "checkpoint": {
+        "create": "checkpoint create",
+        "ls": "checkpoint ls",
+        "list": "checkpoint ls",
+        "rm": "checkpoint rm",
+        "remove": "checkpoint rm",
+    },
     "network": {"ls": "network ls", "list": "network ls", "inspect": "inspect"},
     "system": {"info": "info", "events": "events"},
 }
 _SHARED = {
-    "container": "run create exec attach start stop restart kill pause unpause update rm logs stats inspect wait",
+    "container": "run create exec attach start stop restart kill pause unpause update restore rm logs stats inspect "
+    "wait",
     "image": "pull load inspect",
 }
 
@@ -98,6 +110,8 @@ def overview() -> str:
     lines = [HEAD]
     for group in dict.fromkeys(verb.group for verb in VERBS.values()):
         lines.append(f"{group}:")
-        lines += [f"  {name:<12}{verb.summary}" for name, verb in VERBS.items() if verb.group == group]
+        verbs = {name: verb for name, verb in VERBS.items() if verb.group == group}
+        width = max(12, *(len(name) + 2 for name in verbs))
+        lines += [f"  {name:<{width}}{verb.summary}" for name, verb in verbs.items()]
         lines.append("")
     return "\n".join([*lines, TAIL])

@@ -1,5 +1,6 @@
 """The engine's words: frozen dataclasses without I/O, shared by every face."""
 
+from core.model.checkpoint import Checkpoint, CheckpointOptions
 from core.model.container import (
     Change,
     Container,
@@ -25,6 +26,8 @@ from core.model.stats import HostSample, Sample
 __all__ = [
     "Change",
     "Check",
+    "Checkpoint",
+    "CheckpointOptions",
     "Container",
     "ContainerSpec",
     "DeviceLimit",

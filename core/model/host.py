@@ -36,4 +36,5 @@ class HostInfo:
     engine_version: str = ""
     runtime: str = ""  # the OCI runtime of containers that name none
     runtimes: dict[str, str] = field(default_factory=dict)  # name → path of every one there is; the engine's own: ""
+    checkpoints: bool = False  # criu is there and works on this kernel
     warnings: tuple[str, ...] = field(default_factory=tuple)

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +23,7 @@ from core.runtime.defaults import Json
 from core.runtime.task import Filter, InitTask, Rootfs
 from core.supervise import sockets, spawn
 
-_PARENT = "wharf-runtime"  # cgroup of those that name none
+PARENT = "wharf-runtime"  # cgroup of those that name none
 
 
 @dataclass
@@ -91,7 +91,7 @@ def create(store: Store, cid: str, config: Json, options: Options) -> Created:
     check_preserved(options.preserve)
     filter = compiled(config)
     wanted = str(cast(Json, config.get("linux") or {}).get("cgroupsPath") or "")
-    cgroup = cgroups.resolve(wanted, f"{_PARENT}/{cid}")
+    cgroup = cgroups.resolve(wanted, f"{PARENT}/{cid}")
     held = Held(cid, str(options.bundle), cgroup, time.time(), os.getuid())
     lock = store.make(held, config)
     try:
@@ -105,25 +105,20 @@ def _create(store: Store, held: Held, config: Json, filter: Filter, options: Opt
     child: spawn.Child | None = None
     try:
         linux = cast(Json, config.get("linux") or {})
-        made = cgroups.create(held.cgroup, _resources(linux), join=True)
+        made = cgroups.create(held.cgroup, resources(linux), join=True)
         held = replace(held, folders=made)
         store.save(held)  # before more is made: who finds a broken start can undo this much
 
-        def host_hooks(pid: int) -> None:
-            state = hooks.state(config, cid=held.id, status="creating", pid=pid, bundle=held.bundle)
-            for kind in ("prestart", "createRuntime"):
-                hooks.run_all(config, kind, state)
-
         with _gate(store, held.id) as gate:
             began = True
-            task = _task(store, held, config, filter, options, gate.fileno())
-            child = spawn.start_init(task, held.cgroup, host_hooks)
+            task = init_task(store, held, config, filter, options, gate.fileno())
+            child = spawn.start_init(task, held.cgroup, host_hooks(held, config))
             child.wait(None, None)
         held = born(held, child.first)
         if linux.get("intelRdt"):
             made = resctrl.apply(cast(Mapping[str, Any], linux["intelRdt"]), held.id, held.pid)
             held = replace(held, resctrl=made)
-        master = _hand_over_terminal(child.master, options.console)
+        master = hand_over_terminal(child.master, options.console)
         store.save(held)
         if options.pid_file is not None:
             write_pid(options.pid_file, held.pid)
@@ -135,7 +130,18 @@ def _create(store: Store, held: Held, config: Json, filter: Filter, options: Opt
         raise
 
 
-def _resources(linux: Json) -> Mapping[str, Any]:
+def host_hooks(held: Held, config: Json) -> Callable[[int], None]:
+    """What is run when the container is made and not entered yet, given the pid of its first process."""
+
+    def run(pid: int) -> None:
+        state = hooks.state(config, cid=held.id, status="creating", pid=pid, bundle=held.bundle)
+        for kind in ("prestart", "createRuntime"):
+            hooks.run_all(config, kind, state)
+
+    return run
+
+
+def resources(linux: Json) -> Mapping[str, Any]:
     """Limits, with the devices that the container's own /dev needs behind those that config.json allows or denies.
 
     As with runc, what no rule speaks of is denied.
@@ -163,7 +169,7 @@ def undo(store: Store, held: Held, config: Json, *, began: bool = True) -> list[
     return failed
 
 
-def _task(store: Store, held: Held, config: Json, filter: Filter, options: Options, gate: int) -> InitTask:
+def init_task(store: Store, held: Held, config: Json, filter: Filter, options: Options, gate: int) -> InitTask:
     own = cast(Json, config.get("process") or {})
     return InitTask(
         config=config,
@@ -214,7 +220,7 @@ def check_preserved(count: int) -> None:
             ) from error
 
 
-def _hand_over_terminal(master: int | None, console: str) -> int | None:
+def hand_over_terminal(master: int | None, console: str) -> int | None:
     """:raises Unavailable: nobody listens there"""
     if master is None or not console:
         return master

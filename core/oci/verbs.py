@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from core import cgroups
 from core.errors import Conflict, InvalidArgument, Unsupported
-from core.oci import events, features, kill, listing, template, update
+from core.oci import checkpoints, events, features, kill, listing, template, update
 from core.oci.create import Options
 from core.oci.delete import delete
 from core.oci.execute import Wanted, execute
@@ -44,6 +44,7 @@ def add(verbs: Verbs) -> None:
     ):
         _verb(verbs, name, help, work).add_argument("id", metavar="ID")
     _ending(verbs)
+    checkpoints.add(verbs, _verb)
     _exec_options(_verb(verbs, "exec", "run a further command in a container", _exec))
     _looking(verbs)
     _updating(_verb(verbs, "update", "change limits", _update))

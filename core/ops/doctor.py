@@ -16,7 +16,7 @@ from core.errors import WharfError
 from core.kernel import bpf, caps, netns
 from core.kernel.userns import contained
 from core.model import Check
-from core.ops import probes, runtimes
+from core.ops import criuinfo, probes, runtimes
 from core.ops.doctor_user import check_user, no_cgroups, no_networks
 from core.ops.hostinfo import nearest
 from core.store.paths import Instance, rootless_user
@@ -39,7 +39,8 @@ _USEFUL = {
 def doctor(inst: Instance) -> list[Check]:
     """Every finding, the most basic first. Never raises: what cannot be found out is a finding too."""
     found: list[Check] = []
-    for check in (_privilege, _cgroups, _layers, _disk, _network, _firewall, _kernel, _security, runtimes.check):
+    parts = (_privilege, _cgroups, _layers, _disk, _network, _firewall, _kernel, _security)
+    for check in (*parts, runtimes.check, criuinfo.check):
         try:
             found += check(inst)
         except (OSError, WharfError) as exc:

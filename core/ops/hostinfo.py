@@ -77,6 +77,7 @@ def host_info(
     stopped: int = 0,
     images: int = 0,
     engine_version: str = "",
+    checkpoints: bool = False,
 ) -> HostInfo:
     """What this host is; the counts are the caller's."""
     uname = os.uname()
@@ -99,6 +100,7 @@ def host_info(
         stopped=stopped,
         images=images,
         engine_version=engine_version,
+        checkpoints=checkpoints,
         warnings=tuple(_warnings()),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 from core import __version__
@@ -9,6 +10,7 @@ from core.errors import WharfError
 from core.model import HostInfo, State
 from core.ops import records, runtimes
 from core.ops.context import Context
+from core.ops.criuinfo import look
 from core.ops.hostinfo import host_info
 from core.store import config
 from core.store.config import OWN_RUNTIME
@@ -19,8 +21,10 @@ async def info(ctx: Context) -> HostInfo:
     states = [records.observe(ctx, record)[0].state for record in await records.every(ctx)]
     running = sum(state.live and state is not State.PAUSED for state in states)
     paused = states.count(State.PAUSED)
+    criu = await asyncio.to_thread(look, ctx.inst)
     host = host_info(
         ctx.inst,
+        checkpoints=not criu.problem,
         containers=len(states),
         running=running,
         paused=paused,

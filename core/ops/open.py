@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from pathlib import Path
 
 from core import rootless
@@ -36,5 +38,19 @@ async def open_context(root: Path | None, run: Path | None) -> Context:
     async def update_undo(cid: str) -> None:
         await undo_update(ctx, cid)
 
-    ctx.undos = {"create.undo": create_undo, "start.undo": start_undo, "update.undo": update_undo}
+    async def checkpoint_undo(folder: str) -> None:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)  # one that was not finished
+
+    async def restore_undo(cid: str) -> None:
+        from core.ops.restore import undo_restore  # late, like the verb itself: it is rare
+
+        await undo_restore(ctx, cid)
+
+    ctx.undos = {
+        "create.undo": create_undo,
+        "start.undo": start_undo,
+        "update.undo": update_undo,
+        "checkpoint.undo": checkpoint_undo,
+        "restore.undo": restore_undo,
+    }
     return ctx

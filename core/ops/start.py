@@ -7,16 +7,16 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from core import cgroups
-from core.errors import Conflict, PortTaken
+from core.errors import Conflict, InvalidArgument, PortTaken
 from core.kernel.process import boot_id
 from core.model import Container, EndpointInfo, PortMapping, State
-from core.net import Published
+from core.net import Attachment, Published
 from core.ops import bundle, joins, records
 from core.ops.context import Context
 from core.ops.records import Record, Saved
@@ -40,6 +40,20 @@ class Wiring:
     reservations: tuple[socket.socket, ...] = ()  # hold the host ports against other processes
 
 
+@dataclass(frozen=True)
+class Resume:
+    """Not from the beginning, but from a checkpoint.
+
+    :param descriptors: the checkpoint's, for :func:`core.supervise.client.launch`
+    :param address: that it had; another will do
+    :param same_address: no other will do
+    """
+
+    descriptors: Mapping[str, int]
+    address: str = ""
+    same_address: bool = False
+
+
 async def start(ctx: Context, ref: str, attach: socket.socket | None = None) -> Container:
     """Start a container; one that runs already stays as it is.
 
@@ -54,14 +68,17 @@ async def start(ctx: Context, ref: str, attach: socket.socket | None = None) -> 
             if attach is not None:
                 raise Conflict(f"cannot start {record.name}", f"it is {record.saved.state.value}", "Attach to it")
             return records.snapshot(ctx, record)
-        record = await _bring_up(ctx, record, attach)
+        record = await bring_up(ctx, record, attach)
     # The monitor has told that it started; now the row says with which addresses and ports.
     for end in record.saved.endpoints:
         ctx.tell("network", "connect", cid, container=record.name, name=end.network)
     return records.snapshot(ctx, record)
 
 
-async def _bring_up(ctx: Context, record: Record, attach: socket.socket | None) -> Record:
+async def bring_up(
+    ctx: Context, record: Record, attach: socket.socket | None = None, resume: Resume | None = None
+) -> Record:
+    """From the network to the saved row; the container's lock is held, and it does not run."""
     cid = record.id
     async with Journal(ctx.inst, "start", cid, ctx.undos) as journal:
         # One undo for everything below: it ends the process, releases network, cgroup and run folder, and puts the row
@@ -70,7 +87,7 @@ async def _bring_up(ctx: Context, record: Record, attach: socket.socket | None) 
         # First the monitor is called: it gets ready on another processor while we make what the container needs.
         async with client.Launching(ctx.inst, bundle.launch(ctx, record)) as monitor:
             with ExitStack() as held:
-                config, wiring, joined = await _make(ctx, record, monitor, held)
+                config, wiring, joined = await _make(ctx, record, monitor, held, resume)
                 saved = Saved(
                     State.STARTING, boot=boot_id(), started=time.time(), endpoints=wiring.endpoints, ports=wiring.ports
                 )
@@ -79,7 +96,8 @@ async def _bring_up(ctx: Context, record: Record, attach: socket.socket | None) 
                 async with _beside(records.save(ctx, cid, saved)):
                     # The monitor gets copies of these descriptors and holds them for as long as the container runs,
                     # restarts included; ours are closed at the end of this block.
-                    await monitor.go(config, _descriptors(wiring, joined, attach))
+                    given = _descriptors(wiring, joined, attach)
+                    await monitor.go(config, [*given, *(resume.descriptors.items() if resume else ())])
     return replace(record, saved=saved)
 
 
@@ -97,13 +115,13 @@ async def _beside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Future[
 
 
 async def _make(
-    ctx: Context, record: Record, monitor: client.Launching, held: ExitStack
+    ctx: Context, record: Record, monitor: client.Launching, held: ExitStack, resume: Resume | None
 ) -> tuple[Json, Wiring, joins.Joined]:
     """All that is outside of the container: cgroup and files, and meanwhile the network."""
     joined = await joins.open_joined(ctx, record.spec, held)
     async with _beside(asyncio.to_thread(bundle.write, ctx, record, joined.paths)) as writing:
         network = await _own_user_namespace(record, monitor, joined, held)
-        wiring = await wire(ctx, record, joined.network, network, held)
+        wiring = await wire(ctx, record, joined.network, network, held, resume)
     if wiring.endpoints:
         await asyncio.to_thread(bundle.write_hosts, ctx, record, wiring.endpoints)
     return writing.result(), wiring, joined
@@ -137,7 +155,14 @@ async def _own_user_namespace(
     return made.get("network")
 
 
-async def wire(ctx: Context, record: Record, others: int | None, own: int | None, held: ExitStack) -> Wiring:
+async def wire(
+    ctx: Context,
+    record: Record,
+    others: int | None,
+    own: int | None,
+    held: ExitStack,
+    resume: Resume | None = None,
+) -> Wiring:
     """The network namespace that the container's ``--network`` asks for.
 
     :param others: that of the container whose network it shares
@@ -155,7 +180,7 @@ async def wire(ctx: Context, record: Record, others: int | None, own: int | None
         fd = await ctx.net.new_netns()
         held.callback(os.close, fd)
         return Wiring(fd)
-    attachment = await ctx.net.attach(mode, record.id, namespace=own)
+    attachment = await _attach(ctx, mode, record.id, own, resume)
     held.callback(os.close, attachment.netns_fd)
     if not record.spec.ports:
         return Wiring(attachment.netns_fd, (attachment.endpoint,))
@@ -163,6 +188,17 @@ async def wire(ctx: Context, record: Record, others: int | None, own: int | None
     for sock in published.sockets:
         held.callback(sock.close)
     return Wiring(attachment.netns_fd, (attachment.endpoint,), published.ports, tuple(published.sockets))
+
+
+async def _attach(ctx: Context, network: str, cid: str, own: int | None, resume: Resume | None) -> Attachment:
+    if resume is None or not resume.address:
+        return await ctx.net.attach(network, cid, namespace=own)
+    try:
+        return await ctx.net.attach(network, cid, ip=resume.address, namespace=own)
+    except (Conflict, InvalidArgument):  # taken, or of another network by now
+        if resume.same_address:
+            raise
+        return await ctx.net.attach(network, cid, namespace=own)
 
 
 async def _publish(ctx: Context, record: Record, ip: str) -> Published:

@@ -105,6 +105,7 @@ class Report:
     packet                      meaning
     ==========================  ============================================================
     ``T`` + one descriptor      the terminal's master side
+    ``C`` + one descriptor      of a restore: CRIU's socket, which takes the line's place
     ``L`` + one descriptor      the listener of a seccomp filter that notifies
     ``H``                       asks for the hooks of the host's side, before the root is entered
     ``G``                       asks to be let go on: set-up is done, it waits at the gate
@@ -124,9 +125,14 @@ class Report:
         self.step = step
 
     def terminal(self, master: int) -> None:
-        with socket.socket(fileno=os.dup(self.fd)) as line:
-            socket.send_fds(line, [b"T"], [master])
+        self._hand_over(b"T", master)
 
+    def criu(self, fd: int) -> None:
+        self._hand_over(b"C", fd)
+
+    def _hand_over(self, packet: bytes, fd: int) -> None:
+        with socket.socket(fileno=os.dup(self.fd)) as line:
+            socket.send_fds(line, [packet], [fd])
 
     def ask(self, packet: bytes) -> None:
         """Have the parent do something, and wait until it is done; without a parent this process ends."""

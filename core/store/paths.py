@@ -7,9 +7,11 @@ Data root (durable, mode 0700)::
     containers/ID/config.json     the OCI bundle (core.runtime.spec)
     containers/ID/{upper,work}    overlay's writable layer
     containers/ID/log/0.log[.N]   CRI text log
+    containers/ID/checkpoints/    CRIU's images (core.ops.checkpoints)
     containers/ID/exit.json       exit record of the last run (written by the monitor)
     containers/ID/{hosts,resolv.conf,hostname}
     volumes/NAME/
+    archive.key                   seals exported checkpoints (core.ops.portable)
     trash/                        renamed away, deleted in the background
 
 Run root (gone after a reboot, mode 0700)::

@@ -43,6 +43,7 @@ __all__ = [
     "await_monitor_left",
     "deliver",
     "freeze",
+    "hold",
     "monitor_alive",
     "open_attach",
     "open_exec",
@@ -205,6 +206,17 @@ async def _ask_runtime(inst: Instance, cid: str, message: Message) -> None:
         if time.monotonic() > end:
             raise Unavailable(f"the monitor of container {cid[:12]} does not answer", "it was killed", object_id=cid)
         await asyncio.sleep(0.05)
+
+
+async def hold(inst: Instance, cid: str, *, ending: bool) -> tuple[Line, Message]:
+    """As long as the line is open nothing new is run inside: no exec, no health check.
+
+    :param ending: nor is the container started again, should it end meanwhile
+    :returns: the line and what the monitor says: ``input_ended``
+    :raises Conflict: it does not run, or commands run in it
+    """
+    line, answer, _ = await _call(inst, cid, {"op": "hold", "ending": ending})
+    return line, answer
 
 
 async def tell_stopping(inst: Instance, cid: str) -> None:

@@ -1,8 +1,9 @@
 """The monitor: one process per running container, its parent, its log, its terminal, its restart policy.
 
-It is forked by the launcher, has no event loop of asyncio and imports nothing after the fork, so that it stays at
-about a megabyte. What it holds beside memory (pidfd, network namespace, reserved ports, terminal, input) it also gives
-to the launcher to keep: a monitor that is killed is replaced, and the new one goes on with the same descriptors.
+It is forked by the launcher, has no event loop of asyncio and imports nothing after the fork (but for a restore), so
+that it stays at about a megabyte. What it holds beside memory (pidfd, network namespace, reserved ports, terminal,
+input) it also gives to the launcher to keep: a monitor that is killed is replaced, and the new one goes on with the
+same descriptors.
 """
 
 from __future__ import annotations

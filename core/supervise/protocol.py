@@ -31,6 +31,8 @@ First message to a **monitor** (``$RUN/c/ID/ctl.sock``)::
     {"op": "update", "resources": {…}, "restart": {…}}   for the next start; those that run are changed by the engine
     {"op": "signal", "number": …}          → {"ok": true}; these two only under another OCI runtime, which has to be
     {"op": "freeze", "on": bool}           asked for them: elsewhere engines do it themselves
+    {"op": "hold", "ending": bool}         → {"input_ended": bool}; until the connection ends no command is run inside,
+                                           and if it is ``ending`` no restart made
     {"op": "keep"}                         → {"names": […]} + descriptors: a new launcher asks for what it guards
 
 Lengths are checked on both sides (CVE-2021-43784).
@@ -59,6 +61,7 @@ MAX_FDS = 4000  # of one message
 _BATCH = 253  # descriptors on one byte: SCM_MAX_FD of the kernel (unix(7))
 CHUNK = 65536
 _LAUNCH = b', "launch": '
+CHECKPOINT = "checkpoint"  # name of the descriptor of the one to start from (see core.supervise.restoring)
 JOINED = "ns."  # before the type of a namespace that is another's, in the name of its descriptor
 SHM = "shm"  # name of the mount namespace whose /dev/shm is shared
 

@@ -7,7 +7,7 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
-from core.errors import StartFailed
+from core.errors import Conflict, StartFailed
 from core.runtime.defaults import Json
 from core.supervise.child import Process
 from core.supervise.control import Control
@@ -29,10 +29,12 @@ class Service:
             "stopping": self._stopping,
             "keep": self._keep,
             "update": self._update,
+            "hold": self._hold,
             **monitor.runtime.requests,
         }
         self.control = Control(monitor.loop, path, handlers, self._start_exec)
         check = monitor.launch.healthcheck
+        self._holders: set[socket.socket] = set()
         self.health: Health | None = None
         if check is not None and check.test[0] in ("CMD", "CMD-SHELL"):
             self.health = Health(monitor.loop, check, self._start_check, self._health_changed)
@@ -52,6 +54,32 @@ class Service:
         if monitor.state.status == "restarting":
             monitor.loop.after(0, monitor.finish)
         return False
+
+    def _hold(self, message: Message, sock: socket.socket) -> bool:
+        monitor = self._monitor
+        if monitor.pidfd < 0:
+            raise Conflict("cannot checkpoint the container", "it waits for its next start")
+        if self.control.busy:
+            raise Conflict("cannot checkpoint the container", "commands run in it (exec)", "Let them end first")
+        if self.health and not self._holders:
+            self.health.stop()
+        self._holders.add(sock)
+        before, monitor.stopping = monitor.stopping, monitor.stopping or bool(message.get("ending"))
+        ended = monitor.launch.stdin_open and not monitor.launch.tty and "stdin" not in monitor.kept
+        send(sock, {"input_ended": ended})
+        monitor.loop.watch(sock.fileno(), lambda events: self._release(sock, before))
+        return True
+
+    def _release(self, sock: socket.socket, stopping: bool) -> None:
+        monitor = self._monitor
+        monitor.loop.unwatch(sock.fileno())
+        self._holders.discard(sock)
+        sock.close()
+        if monitor.state.stopping:
+            return
+        monitor.stopping = stopping
+        if self.health and not self._holders and monitor.pidfd >= 0:
+            self.health.resume(monitor.state.health, monitor.state.failing_streak)
 
     def _keep(self, message: Message, sock: socket.socket) -> bool:
         kept = self._monitor.kept
@@ -77,6 +105,8 @@ class Service:
         monitor = self._monitor
         if monitor.pidfd < 0:
             raise StartFailed("cannot run a command in the container", "it is not running")
+        if self._holders:
+            raise Conflict("cannot run a command in the container", "a checkpoint of it is being made", "Try again")
         null = -1
         if stdio is None and not own.get("terminal"):
             null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)

@@ -72,7 +72,7 @@ class Child:
             self.gated = True
         elif packet[:1] == b"E":
             self.destroy()
-            raise _reported(packet[1:])
+            raise reported(packet[1:])
         elif not packet and self._ready:
             self._follow()
             self.running = True
@@ -166,7 +166,7 @@ class Child:
         follow(self, cancel, timeout, meanwhile)
 
 
-def _reported(packet: bytes) -> WharfError:
+def reported(packet: bytes) -> WharfError:
     try:
         return from_dict(json.loads(packet))
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -14,7 +14,7 @@ from core.runtime.task import ExecTask, Filter, InitTask, Rootfs
 from core.supervise import listener, spawn
 from core.supervise.child import Process
 from core.supervise.loop import Loop
-from core.supervise.protocol import JOINED, SHM, Launch, Message, close_all, send
+from core.supervise.protocol import CHECKPOINT, JOINED, SHM, Launch, Message, close_all, send
 from core.supervise.rest import adopt_orphans
 from core.supervise.rundir import RunDir
 
@@ -126,6 +126,11 @@ class Native:
             for kind in ("prestart", "createRuntime"):
                 hooks.run_all(config, kind, state)
 
+        if CHECKPOINT in self._kept:
+            # Here, so that the others need not carry it. Nothing of a container's exists in this process yet.
+            from core.supervise import restoring
+
+            return restoring.start_kept(task, launch.cgroup, self._kept, host_hooks)
         child = spawn.start_init(task, launch.cgroup, host_hooks)
         self._find_agent(child, None)
         return child

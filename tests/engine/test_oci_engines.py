@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from core.supervise import criu
 from tests.conftest import needs_root
+from tests.criu import needs_criu
 from tests.imagemaker import busybox, busybox_archive
 from tests.oci import HOUSE
 
@@ -196,3 +198,36 @@ def test_health_and_joined_namespaces_under_docker(docker: Call) -> None:
             time.sleep(0.2)
     finally:
         docker("rm", "--force", "first")
+
+
+def test_checkpoints_of_podman(podman: Call, tmp_path: Path) -> None:
+    needs_criu()
+    if shutil.which("criu") != criu.find():
+        pytest.skip("podman takes the criu that PATH leads to")
+    name = "counter"
+    line = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
+    assert podman("run", "-d", "--name", name, "--network", "none", IMAGE, "sh", "-c", line).returncode == 0
+
+    def last() -> int:
+        return int((podman("logs", "--tail", "1", name).stdout.split() or ["0"])[-1])
+
+    def goes_on() -> None:
+        here, end = last(), time.monotonic() + 30
+        while last() < here + 2:
+            assert time.monotonic() < end
+        found = podman("logs", name).stdout.split()
+        assert found == [str(number) for number in range(1, len(found) + 1)]
+
+    goes_on()
+    archive = str(tmp_path / "counter.tar.gz")
+    for words in (["checkpoint", name], ["restore", name], ["checkpoint", "--export", archive, name], ["rm", name]):
+        done = podman("container", *words)
+        assert done.returncode == 0, done.stderr
+        if words[0] == "restore":
+            goes_on()
+    done = podman("container", "restore", "--import", archive)
+    assert done.returncode == 0, done.stderr
+    here, end = last(), time.monotonic() + 30
+    while last() < here + 2:
+        assert time.monotonic() < end
+    assert podman("rm", "--force", "--time", "0", name).returncode == 0

@@ -86,6 +86,7 @@ def test_every_key_of_a_panel_is_bound(panel: str) -> None:
 
 def test_danger_says_so() -> None:
     assert {action.id for action in ACTIONS if action.danger} == {
+        "container.checkpoint",
         "container.kill",
         "container.remove",
         "image.remove",

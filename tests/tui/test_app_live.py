@@ -17,7 +17,9 @@ from textual.widgets import Input
 
 from core.engine import Engine
 from core.model import Container, ContainerSpec, State
+from tests.criu import needs_criu
 from tests.registry import push, registry
+from tui.actions import BY_ID
 from tui.app import WharfApp
 from tui.screens.confirm import ConfirmScreen
 from tui.screens.help import HelpScreen
@@ -123,6 +125,47 @@ async def test_stop_start_pause_and_remove(engine: Engine, sleeper: Container) -
         await pilot.press("d", "y")
         await until(pilot, lambda: not app.desk.snapshot.containers and app.desk.snapshot.listed, 15)
         assert await engine.containers() == []
+
+
+async def test_checkpoint_and_restore(engine: Engine, sleeper: Container) -> None:
+    needs_criu()
+    app = WharfApp(engine)
+    async with app.run_test(size=(120, 30)) as pilot:
+        await until(pilot, lambda: app.desk.chosen == sleeper.id)
+
+        def state() -> State | None:
+            container = app.desk.container()
+            return container.state if container else None
+
+        await pilot.press("C")
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen) and "are saved, and end" in shown(app))
+        await pilot.press("y")
+        await until(pilot, lambda: state() is State.EXITED, 20)
+        await pilot.press("R")
+        await until(pilot, lambda: state() is State.RUNNING, 20)
+        assert len(await engine.checkpoints(sleeper.id)) == 1
+        await until(pilot, lambda: app.desk.offers(BY_ID["container.restore"]))
+        await pilot.press("question_mark")
+        await until(pilot, lambda: "newest checkpoint" in shown(app))
+
+
+async def test_without_criu_checkpoints_are_not_offered(
+    engine: Engine, sleeper: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHARF_CRIU", "/nowhere/criu")
+    app = WharfApp(engine)
+    async with app.run_test(size=(120, 60)) as pilot:
+        await until(pilot, lambda: app.desk.chosen == sleeper.id)
+        await pilot.pause(1.5)
+        await pilot.press("question_mark")
+        await until(pilot, lambda: "SIGKILL" in shown(app))
+        assert "checkpoint" not in shown(app).lower()
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is app.desk)
+        await pilot.press("C")  # who knows the key is told why it does not work
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
+        await pilot.press("y", "J")
+        await until(pilot, lambda: isinstance(app.screen, JobsScreen) and "failed" in shown(app))
 
 
 async def test_pull_shows_failures_and_brings_the_image(engine: Engine, archive: Path, tmp_path: Path) -> None:

@@ -101,6 +101,26 @@ def remove(desk: Workspace) -> None:
     desk.ask(f"Remove {_names(chosen)}?", lost, "Remove", go)
 
 
+def checkpoint(desk: Workspace) -> None:
+    """Save the processes of the running ones, and end them, after a question."""
+    chosen = [container for container in desk.targets() if container.state is State.RUNNING]
+    if not chosen:
+        text.notify(desk, "nothing of it is running", severity="warning", timeout=3)
+        return
+    ids = [container.id for container in chosen]
+    restore = desk.keymap.label("container.restore")
+    desk.ask(
+        f"Checkpoint {_names(chosen)}?",
+        ["Its processes are saved, and end.", f"Restore ({restore}) goes on from there; Start begins anew."],
+        "Checkpoint",
+        lambda: desk.jobs.run(f"checkpoint {_names(chosen)}", lambda _: desk.jobs.several(ids, desk.engine.checkpoint)),
+    )
+
+
+def restore(desk: Workspace) -> None:
+    _each(desk, "restore", desk.engine.restore, lambda c: not c.state.live, "already running")
+
+
 def copy_command(desk: Workspace) -> None:
     """The docker command that would make this container, copied and shown."""
     from tui.equivalent import docker_run

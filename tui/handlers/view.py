@@ -16,7 +16,7 @@ def show_help(desk: Workspace) -> None:
     """All keys, by panel."""
     from tui.screens.help import HelpScreen  # imported on first use: the first paint does not wait for it
 
-    desk.app.push_screen(HelpScreen(desk.keymap, desk.active))
+    desk.app.push_screen(HelpScreen(desk.keymap, desk.active, desk.offers))
 
 
 def palette(desk: Workspace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from textwrap import wrap
 
 from textual.containers import VerticalScroll
@@ -21,11 +22,13 @@ LABEL = 24
 Line = tuple[str, str, str]  # keys, label, sentence
 
 
-def sections(keymap: Keymap, panel: str) -> list[tuple[str, list[Line]]]:
-    """Headings with their lines. Each action of the registry occurs once; those of ``panel`` come first."""
+def sections(
+    keymap: Keymap, panel: str, offered: Callable[[Action], bool] = lambda action: True
+) -> list[tuple[str, list[Line]]]:
+    """Headings with their lines. Each action that is ``offered`` occurs once; those of ``panel`` come first."""
     here: dict[str, list[Line]] = {}
     elsewhere: dict[str, list[Line]] = {}
-    for action in ACTIONS:
+    for action in filter(offered, ACTIONS):
         into = here if panel in action.contexts else elsewhere
         into.setdefault(action.group, []).append(_line(keymap, action))
     moving = []
@@ -54,11 +57,11 @@ def _line(keymap: Keymap, action: Action) -> Line:
     return _labels(keymap.keys[action.id]), action.label, action.about
 
 
-def render(keymap: Keymap, panel: str, width: int) -> Content:
+def render(keymap: Keymap, panel: str, width: int, offered: Callable[[Action], bool]) -> Content:
     """The help as one content, ``width`` cells wide; sentences fold under themselves."""
     parts: list[str | Content | tuple[str, str]] = []
     indent = 2 + KEYS + LABEL
-    for heading, lines in sections(keymap, panel):
+    for heading, lines in sections(keymap, panel, offered):
         parts.append((f"{heading}\n", "bold $accent"))
         for keys, label, about in lines:
             folded = wrap(about, max(20, width - indent)) or [""]
@@ -75,8 +78,9 @@ class HelpScreen(Dialog[None]):
     TITLE_TEXT = "Keys"
     KEYS_TEXT = "↑ ↓ scroll · Esc back"
 
-    def __init__(self, keymap: Keymap, panel: str) -> None:
+    def __init__(self, keymap: Keymap, panel: str, offered: Callable[[Action], bool]) -> None:
         super().__init__()
+        self._offered = offered
         self._keymap = keymap
         self._panel = panel
 
@@ -86,5 +90,5 @@ class HelpScreen(Dialog[None]):
     def on_mount(self) -> None:
         self.query_one("#box").styles.width = WIDTH
         inner = min(WIDTH, self.app.size.width) - 8  # borders, padding, scrollbar
-        self.query_one("#words", Static).update(render(self._keymap, self._panel, inner))
+        self.query_one("#words", Static).update(render(self._keymap, self._panel, inner, self._offered))
         self.query_one("#scroll").focus()

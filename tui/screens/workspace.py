@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,7 +16,7 @@ from textual.timer import Timer
 
 from core.engine import Engine, LogFile, Session
 from core.errors import Unsupported, WharfError
-from core.model import Container
+from core.model import Container, HostInfo
 from tui import text
 from tui.actions import BY_ID, PANELS, Action, footer
 from tui.handover import Bridge, announce
@@ -38,6 +39,7 @@ from tui.widgets.statusbar import StatusBar
 if TYPE_CHECKING:
     from tui.app import WharfApp
 
+LATER = 1.0  # seconds until it is asked what this host can do: nothing that is seen at once depends on it
 SETTLE = 0.08  # seconds that the cursor rests before the log of its container is opened
 
 
@@ -67,6 +69,7 @@ class Workspace(Screen[None]):
         self.networks = NetworksPane()
         self.log_pane = LogPane()
         self.resources = ResourcesPane()
+        self._host_info: HostInfo | None = None
         self.panes: dict[str, Pane] = {
             pane.PANEL: pane for pane in (self.containers, self.images, self.networks, self.log_pane, self.resources)
         }
@@ -94,6 +97,7 @@ class Workspace(Screen[None]):
         self.containers.welcome(self.keymap)
         self.set_class(not text.glyphs().unicode, "-ascii")
         self.ticker.start()
+        self.set_timer(LATER, lambda: self.run_worker(self._look_at_host()))
         self.focus_panel("containers")
         for problem in self.app.problems:
             text.notify(self, problem, severity="warning", timeout=12)
@@ -127,6 +131,14 @@ class Workspace(Screen[None]):
             # Off since the start (`__main__`). What there is now stays: collections need not look at it again.
             gc.freeze()
             gc.enable()
+
+    async def _look_at_host(self) -> None:
+        with suppress(WharfError):  # who opens an action that is not shown is told why it fails
+            self._host_info = await self.engine.info()
+
+    def offers(self, action: Action) -> bool:
+        """False where the host lacks what the action needs, or is not known yet."""
+        return not action.needs or bool(getattr(self._host_info, action.needs, False))
 
     # -- panels -----------------------------------------------------------------------------------------------------
 
