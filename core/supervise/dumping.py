@@ -3,6 +3,7 @@ line."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -71,7 +72,8 @@ def dump(
             leave_running=leave_running,
             version=criu.parse_version(release),
         )
-        ours.send(request)
+        with contextlib.suppress(OSError):  # it has ended: no answer comes then
+            ours.send(request)
         _follow(ours, folders[1], dumped)
     finally:
         ours.close()  # without an answer it undoes what it has done
@@ -92,7 +94,8 @@ def _follow(line: socket.socket, work: int, dumped: Callable[[], None]) -> None:
                     dumped()
                 except BaseException as error:
                     failed = error
-            line.send(criu.acknowledge(success=failed is None))
+            with contextlib.suppress(OSError):
+                line.send(criu.acknowledge(success=failed is None))
             continue
         if failed is not None:
             raise failed
