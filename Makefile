@@ -24,7 +24,7 @@ test: lint
 
 # The rest does not ask for the cgroup version, or takes too long in a machine that is emulated.
 V2_TESTS ?= tests/engine/test_cgroups.py tests/engine/test_cgroups_live.py tests/engine/test_lifecycle.py \
-	tests/engine/test_attacks.py
+	tests/engine/test_attacks.py tests/engine/test_oci_verbs.py
 
 test-v2: .venv/dev.stamp
 	@.ci/setup debian v2 || true
