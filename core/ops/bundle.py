@@ -1,5 +1,5 @@
 """What one start needs: the OCI bundle (``config.json``, and the three files about names that every container gets),
-its cgroup, and the monitor's :class:`Launch`."""
+and the monitor's :class:`Launch`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from core import cgroups
 from core.model import ContainerSpec, EndpointInfo
 from core.net import names
 from core.ops import records, runtimes
@@ -55,43 +54,46 @@ def launch(ctx: Context, record: Record) -> Launch:
     )
 
 
-def write(ctx: Context, record: Record, joined: Mapping[str, str]) -> Json:
-    """Write everything that the container's side needs to read. Before that, make its cgroup.
+def config(ctx: Context, record: Record, joined: Mapping[str, str]) -> Json:
+    """The OCI configuration. May look at the host's files (:func:`core.ops.validate.names_files`).
 
     :param joined: kind → path of each namespace that is another container's (see :mod:`core.ops.joins`)
-    :returns: the configuration for the monitor: without the rules of the seccomp filter, by far its largest part
     :raises InvalidArgument: a value that no container can have
-    :raises WharfError: of :func:`core.cgroups.create`
     """
     inst, cid, spec = ctx.inst, record.id, record.spec
-    folder, group = inst.container_dir(cid), records.cgroup(ctx, cid, record)
-    config = oci.build_config(
+    folder = inst.container_dir(cid)
+    return oci.build_config(
         spec,
         record.config.image,
         cid=cid,
         argv=record.config.argv,
         hostname=record.config.hostname,
         rootfs="rootfs",
-        cgroup_path=f"/{group}",
+        cgroup_path=f"/{records.cgroup(ctx, cid, record)}",
         etc_files={f"/etc/{name}": str(folder / name) for name in _ETC},
         netns="host" if spec.network == "host" else "new",
         first_id=record.config.ids[0] if record.config.ids else 0,
         joined=joined,
         volumes=_volumes(inst, spec),
     )
+
+
+def for_monitor(config: Json) -> Json:
+    """The configuration without the rules of the seccomp filter, by far its largest part."""
     linux = cast(Json, config["linux"])
-    limits = dict(cast(Json, linux.get("resources") or {}))
-    if spec.runtime:
-        limits.pop("devices", None)  # it sees to these itself; on v2 by a program of its own
-    cgroups.create(group, limits)
+    if "seccomp" not in linux:
+        return config
+    rest = {key: value for key, value in cast(Json, linux["seccomp"]).items() if key != "syscalls"}
+    return {**config, "linux": {**linux, "seccomp": rest}}
+
+
+def write(ctx: Context, record: Record, config: Json) -> None:
+    """Write everything that the container's side needs to read."""
+    folder = ctx.inst.container_dir(record.id)
     _write_names(ctx, record)
-    oci.write_bundle(folder, config, inst.run / "cache")
+    oci.write_bundle(folder, config, ctx.inst.run / "cache")
     # The record of the run before would be taken for this one's.
     (folder / "exit.json").unlink(missing_ok=True)
-    if "seccomp" in linux:
-        rest = {key: value for key, value in cast(Json, linux["seccomp"]).items() if key != "syscalls"}
-        config["linux"] = {**linux, "seccomp": rest}
-    return config
 
 
 def rewrite_resources(inst: Instance, cid: str, spec: ContainerSpec) -> Json:

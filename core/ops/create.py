@@ -18,7 +18,7 @@ from core.names import make_id, make_name
 from core.ops import idranges, joins, records, runtimes
 from core.ops.context import Context
 from core.ops.records import Config, Record, Saved
-from core.ops.validate import MOST_PORTS, check_spec, check_surroundings
+from core.ops.validate import MOST_PORTS, check_spec, check_surroundings, names_files
 from core.options import parse_ports
 from core.runtime import spaces
 from core.store.journal import Journal
@@ -38,8 +38,8 @@ async def create(ctx: Context, spec: ContainerSpec) -> Container:
     if spec.publish_all:
         spec = replace(spec, ports=spec.ports + _exposed(spec, image))
     spec = replace(spec, network=spec.network or ctx.net.default_for(spec.ports))
-    if spec.security_opt or any(mount.kind == "bind" for mount in spec.mounts):
-        await asyncio.to_thread(check_spec, spec, image.config, argv)  # a dead file server would hold the loop
+    if names_files(spec):
+        await asyncio.to_thread(check_spec, spec, image.config, argv)
     else:
         check_spec(spec, image.config, argv)
     await check_surroundings(ctx, spec)

@@ -21,6 +21,7 @@ from core.ops import bundle, joins, records
 from core.ops.context import Context
 from core.ops.records import Record, Saved
 from core.ops.settle import release, settle
+from core.ops.validate import names_files
 from core.runtime import spaces
 from core.runtime.defaults import Json
 from core.store.journal import Journal, to_the_end
@@ -84,10 +85,17 @@ async def bring_up(
         # One undo for everything below: it ends the process, releases network, cgroup and run folder, and puts the row
         # back.
         journal.step("start.undo", cid, records.dump(record.saved))
-        # First the monitor is called: it gets ready on another processor while we make what the container needs.
-        async with client.Launching(ctx.inst, bundle.launch(ctx, record)) as monitor:
-            with ExitStack() as held:
-                config, wiring, joined = await _make(ctx, record, monitor, held, resume)
+        with ExitStack() as held:
+            joined = await joins.open_joined(ctx, record.spec, held)
+            config = await _configure(ctx, record, joined)
+            # Then the monitor is called: on another processor it gets ready and makes the cgroup, while we make what
+            # else is outside of the container.
+            async with client.Launching(ctx.inst, bundle.launch(ctx, record), bundle.for_monitor(config)) as monitor:
+                async with _beside(asyncio.to_thread(bundle.write, ctx, record, config)):
+                    network = await _own_user_namespace(record, monitor, joined, held)
+                    wiring = await wire(ctx, record, joined.network, network, held, resume)
+                if wiring.endpoints:
+                    await asyncio.to_thread(bundle.write_hosts, ctx, record, wiring.endpoints)
                 saved = Saved(
                     State.STARTING, boot=boot_id(), started=time.time(), endpoints=wiring.endpoints, ports=wiring.ports
                 )
@@ -97,7 +105,7 @@ async def bring_up(
                     # The monitor gets copies of these descriptors and holds them for as long as the container runs,
                     # restarts included; ours are closed at the end of this block.
                     given = _descriptors(wiring, joined, attach)
-                    await monitor.go(config, [*given, *(resume.descriptors.items() if resume else ())])
+                    await monitor.go([*given, *(resume.descriptors.items() if resume else ())])
     return replace(record, saved=saved)
 
 
@@ -114,17 +122,10 @@ async def _beside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Future[
         raise
 
 
-async def _make(
-    ctx: Context, record: Record, monitor: client.Launching, held: ExitStack, resume: Resume | None
-) -> tuple[Json, Wiring, joins.Joined]:
-    """All that is outside of the container: cgroup and files, and meanwhile the network."""
-    joined = await joins.open_joined(ctx, record.spec, held)
-    async with _beside(asyncio.to_thread(bundle.write, ctx, record, joined.paths)) as writing:
-        network = await _own_user_namespace(record, monitor, joined, held)
-        wiring = await wire(ctx, record, joined.network, network, held, resume)
-    if wiring.endpoints:
-        await asyncio.to_thread(bundle.write_hosts, ctx, record, wiring.endpoints)
-    return writing.result(), wiring, joined
+async def _configure(ctx: Context, record: Record, joined: joins.Joined) -> Json:
+    if names_files(record.spec):
+        return await asyncio.to_thread(bundle.config, ctx, record, joined.paths)
+    return bundle.config(ctx, record, joined.paths)
 
 
 def _descriptors(wiring: Wiring, joined: joins.Joined, attach: socket.socket | None) -> list[tuple[str, int]]:

@@ -63,9 +63,13 @@ async def check_surroundings(ctx: Context, spec: ContainerSpec) -> None:
             raise NotFound(f"no such network: {spec.network}", "there are " + ", ".join(known), "`wharf network ls`")
 
 
+def names_files(spec: ContainerSpec) -> bool:
+    """Does what it says about files of the host have to be looked up there? A dead file server would hold us."""
+    return bool(spec.security_opt) or any(mount.kind != "tmpfs" for mount in spec.mounts)
+
+
 def check_spec(spec: ContainerSpec, image: ImageConfig, argv: Sequence[str]) -> None:
-    """All that can be said without other objects. Looks at the host's files that bind mounts and security options name:
-    then not for the event loop's thread.
+    """All that can be said without other objects. Not for the event loop's thread where it :func:`names_files`.
 
     :raises InvalidArgument: :raises Unsupported: a port on an IPv6 address
     """

@@ -91,15 +91,16 @@ class Line:
         return await self.receive()
 
 
-async def call_launcher(inst: Instance, payload: bytes) -> Line:
-    """A connection to the launcher with its first message on the way; a launcher is started where there is none.
+async def call_launcher(inst: Instance, *payloads: bytes) -> Line:
+    """A connection to the launcher with the first messages on the way; a launcher is started where there is none.
 
     :raises Unavailable: none can be started
     """
     for _ in range(TRIES):
         line = Line(await _connect_launcher(inst))
         try:
-            await line.send_payload(payload)
+            for payload in payloads:
+                await line.send_payload(payload)
             return line
         except ConnectionError:  # it has left for being idle just when we came
             line.close()

@@ -9,11 +9,10 @@ from typing import cast
 from core.errors import StartFailed, WharfError
 from core.kernel import process
 from core.runtime.defaults import Json
-from core.runtime.task import Filter
-from core.supervise import spawn, tasks
+from core.supervise import tasks
 from core.supervise.child import Process
 from core.supervise.monitor import Monitor, typed
-from core.supervise.protocol import Launch, Started, receive, send
+from core.supervise.protocol import Launch, Message, Started, receive, send
 from core.supervise.records import write_state
 from core.supervise.rundir import RunDir
 
@@ -21,8 +20,8 @@ from core.supervise.rundir import RunDir
 def start(plain: bytes, reply: socket.socket, line: socket.socket) -> Monitor:
     """Bring the container up and answer the engine.
 
-    The engine makes cgroup, files and network while this process gets here. Then nothing stands before the fork that
-    can as well be done after it: the new process sets itself up on another processor.
+    The engine makes files and network while this process gets as far as the cgroup. Then nothing stands before the fork
+    that can as well be done after it: the new process sets itself up on another processor.
 
     :param plain: the launch as JSON
     :param reply: the engine's connection
@@ -33,13 +32,12 @@ def start(plain: bytes, reply: socket.socket, line: socket.socket) -> Monitor:
     try:
         rundir = RunDir(launch.run_dir)
         rundir.clear()
-        config, seccomp, kept = _orders(launch, rundir, reply)
-        attach = kept.pop("attach", None)
-        runtime = tasks.runtime(launch, config, seccomp, kept)
-        child, outputs = _begin(runtime, launch, rundir, kept)
+        rundir.make_fifos()
+        config, kept, runtime = _get_ready(launch, rundir, reply)
+        child, outputs = _begin(launch, rundir, reply, kept, runtime)
     except OSError as error:
         raise typed(error) from error
-    monitor = Monitor(launch, line, config, kept, runtime)
+    monitor, attach = Monitor(launch, line, config, kept, runtime), kept.pop("attach", None)
 
     def meanwhile() -> None:
         process.set_title(title_of(launch))
@@ -71,37 +69,39 @@ def title_of(launch: Launch) -> str:
     return f"wharf-monitor {launch.id}"
 
 
-def _orders(launch: Launch, rundir: RunDir, reply: socket.socket) -> tuple[Json, Filter, dict[str, int]]:
-    """The engine has made what the container needs, and says with which configuration and descriptors it is started.
-
-    Until then the cgroup is the engine's, and, if that has gone, perhaps the next one's already.
-    """
+def _get_ready(launch: Launch, rundir: RunDir, reply: socket.socket) -> tuple[Json, dict[str, int], tasks.Runtime]:
     try:
-        rundir.make_fifos()
-        message, fds = receive(reply)
-        if "ids" in message:
-            tasks.make_namespaces(message, fds, reply)
-            message, fds = receive(reply)
-        kept = dict(zip(cast("list[str]", message["fds"]), fds, strict=True))
-        config = cast(Json, message["config"])
-        return config, spawn.read_filter(launch.bundle, config), kept
-    except EOFError:
-        rundir.remove()
-        raise StartFailed("cannot start the container", "the engine has given it up", step="monitor") from None
+        kept: dict[str, int] = {}
+        config = cast(Json, _hear(reply)[0]["config"])
+        runtime = tasks.runtime(launch, config, kept)
+        runtime.prepare()
+        return config, kept, runtime
     except BaseException:
         rundir.remove()
         raise
 
 
 def _begin(
-    runtime: tasks.Runtime, launch: Launch, rundir: RunDir, kept: dict[str, int]
+    launch: Launch, rundir: RunDir, reply: socket.socket, kept: dict[str, int], runtime: tasks.Runtime
 ) -> tuple[Process, dict[int, int]]:
+    """The first process on its way, once the engine says that all else is there: then ``kept`` gets its descriptors."""
     try:
+        while "fds" not in (orders := _hear(reply))[0]:
+            tasks.make_namespaces(*orders, reply)
+        message, fds = orders
+        kept.update(zip(cast("list[str]", message["fds"]), fds, strict=True))
         return tasks.begin(runtime, launch, rundir, kept)
     except BaseException:
         runtime.clear()
         rundir.remove()
         raise
+
+
+def _hear(reply: socket.socket) -> tuple[Message, list[int]]:
+    try:
+        return receive(reply)
+    except EOFError:
+        raise StartFailed("cannot start the container", "the engine has given it up", step="monitor") from None
 
 
 def _confirmed(monitor: Monitor, reply: socket.socket) -> None:

@@ -23,7 +23,6 @@ from core.errors import InvalidArgument, WharfError
 from core.kernel import libc, process
 from core.kernel.clone import can_fork_into
 from core.runtime import defaults, mountopts
-from core.runtime.task import Filter
 from core.supervise import adopt, tasks
 from core.supervise.first import title_of
 from core.supervise.forked import answer, become_monitor, wait_for_work, watch_first
@@ -34,11 +33,11 @@ from core.supervise.protocol import PROTOCOL, Launch, Message, close_all, launch
 from core.supervise.records import load_state, monitor_alive
 from core.supervise.rundir import CONTROL, load_launch
 from core.supervise.sockets import connect
-from core.supervise.spawn import read_bundle
+from core.supervise.spawn import read_config
 
 IDLE = 60.0  # seconds
 _PATIENCE = 2.0  # seconds a monitor may take over a message
-_PAUSE = 0.01  # seconds from a launch to the next spare monitor
+_PAUSE = 0.003  # seconds from the end of a start, as its monitor tells it, to the next spare monitor
 _MAX_ADOPTIONS = 5  # of one container in a row, then a minute of rest
 
 
@@ -79,6 +78,7 @@ class Launcher:
         # By the monitor's pid: the last monitor of a container may still be leaving when the next one is at work.
         self._guards: dict[int, Guard] = {}
         self._spare: tuple[int, socket.socket] | None = None  # a monitor without a container: its pid, our line to it
+        self._example = b""  # the last launch
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._idle = self._loop.after(IDLE, self._maybe_leave)
         self._reception = Reception(self._loop, listener, self._serve, self._parse)
@@ -124,12 +124,13 @@ class Launcher:
                 spare[1].close()
                 spare = None
         pid, line = spare or self._fork({reply.fileno()}, lambda line: watch_first(launch, reply, line))
+        self._example = launch
         self._watch(Guard(Launch.from_plain(json.loads(launch)), pid, line))
-        self._loop.after(_PAUSE, lambda: self._make_spare(launch))
 
-    def _make_spare(self, example: bytes) -> None:
-        """One monitor beforehand, once the last one is out of the way: the next start need not wait for the fork."""
+    def _make_spare(self) -> None:
+        """One monitor beforehand, once the last start is out of the way: the next one need not wait for the fork."""
         if self._spare is None:
+            example = self._example
             self._spare = self._fork(set(), lambda line: wait_for_work(line, example))
 
     def _fork_adopter(self, guard: Guard) -> None:
@@ -137,14 +138,13 @@ class Launcher:
         launch = load_launch(guard.launch.run_dir) or guard.launch  # it may have been changed since
         kept, status = dict(guard.kept), guard.status
         try:
-            bundle = read_bundle(launch.bundle)
+            config = read_config(launch.bundle)
         except WharfError:
-            # The container was removed meanwhile; what is left can still be released.
-            bundle = {}, Filter()
+            config = {}  # the container was removed meanwhile; what is left can still be released
 
         def work(line: socket.socket) -> None:
             process.set_title(title_of(launch))
-            monitor = Monitor(launch, line, bundle[0], kept, tasks.runtime(launch, *bundle, kept))
+            monitor = Monitor(launch, line, config, kept, tasks.runtime(launch, config, kept))
             if adopt.take_over(monitor, status):
                 monitor.run()
 
@@ -180,6 +180,8 @@ class Launcher:
         close_all(list(guard.kept.values()))
         guard.kept = dict(zip(cast("list[str]", message["keep"]), fds, strict=True))
         guard.container, guard.status = cast(int, message["pid"]), None
+        if self._spare is None and self._example:
+            self._loop.after(_PAUSE, self._make_spare)
 
     def _children_ended(self) -> None:
         try:

@@ -1,14 +1,15 @@
 """One start, as the engine sees it: the monitor is called first, and gets ready while we make what the container needs.
 
-    async with Launching(inst, launch) as monitor:
-        …  # cgroup, network, files
-        started = await monitor.go(config, [("netns", fd)])
+    async with Launching(inst, launch, config) as monitor:
+        …  # network, files
+        started = await monitor.go([("netns", fd)])
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 from collections.abc import Sequence
 from types import TracebackType
@@ -26,18 +27,19 @@ _PATIENCE = 10.0  # seconds a monitor may take to undo what it has done
 class Launching:
     """A start that stands once :meth:`go` has returned. A cancelled one, or an engine that dies meanwhile, undoes it.
 
+    :param config: of ``config.json``; the filter beside it says the seccomp rules
     :raises Unavailable: no launcher can be started
     """
 
-    def __init__(self, inst: Instance, launch: Launch) -> None:
+    def __init__(self, inst: Instance, launch: Launch, config: Json) -> None:
         self._inst = inst
         self._id = launch.id
-        self._payload = launch_payload(build_id(), launch)
+        self._payloads = launch_payload(build_id(), launch), json.dumps({"config": config}).encode()
         self._line: Line | None = None
         self._stands = False
 
     async def __aenter__(self) -> Self:
-        self._line = await call_launcher(self._inst, self._payload)
+        self._line = await call_launcher(self._inst, *self._payloads)
         return self
 
     async def make_namespaces(
@@ -59,17 +61,16 @@ class Launching:
             raise self._failed("its monitor was killed")
         return dict(zip(cast("list[str]", answer["kinds"]), fds, strict=True))
 
-    async def go(self, config: Json, named: Sequence[tuple[str, int]] = ()) -> Started:
+    async def go(self, named: Sequence[tuple[str, int]] = ()) -> Started:
         """Have the container started, now that everything it needs is there; returns when its command was executed.
 
-        :param config: of ``config.json``; the filter beside it says the seccomp rules
         :param named: descriptors by name: ``netns``, ``attach`` (the monitor's end of a socket pair), ``ns.TYPE`` of
             other namespaces to join, ``hold*`` that the monitor keeps open while the container runs
         :raises StartFailed: nothing stays behind; CommandNotFound and CommandNotExecutable are told apart
         """
         if len(named) > MAX_FDS:
             raise self._failed(f"it holds {len(named)} host ports; {MAX_FDS} can be handed to its monitor")
-        answer, _ = await self._ask({"config": config, "fds": [name for name, _ in named]}, [fd for _, fd in named])
+        answer, _ = await self._ask({"fds": [name for name, _ in named]}, [fd for _, fd in named])
         started = answer.get("started")
         if not isinstance(started, dict):
             raise self._failed("its monitor was killed")
@@ -92,7 +93,7 @@ class Launching:
             except (EOFError, ConnectionError):
                 return {}, []  # what was called has gone, and may have done something
             self._line.close()
-            self._line = await call_launcher(self._inst, self._payload)
+            self._line = await call_launcher(self._inst, *self._payloads)
         raise no_answer(self._inst)
 
     def _failed(self, why: str) -> StartFailed:

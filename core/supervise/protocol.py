@@ -15,12 +15,13 @@ First message to the **launcher** (``$RUN/launcher.sock``), which begins with :f
     {"op": "launch", …, "launch": {…}}                   → no answer: the new monitor has the connection from here on
     {"op": "adopt", …, "id": …, "run_dir": …}            → {"ok": true}
 
-The new monitor gets itself ready while the engine makes what the container needs (cgroup, network, files). It may be
-asked for a user namespace and for others that belong to it by ``{"ids": […], "kinds": ["network"]}``, with the
-descriptor of one that is there already; the answer is ``{"kinds": ["user", "network"]}``, with theirs. Then the engine
-sends ``{"config": {…}, "fds": ["netns", "ns.ipc", "attach", "hold", …]}``, and the answer is ``{"started": {…}}`` or
-``{"error": {…}}``; the engine then sends ``{"ok": true}``. A connection that ends before that undoes the start: an
-engine that died or gave up leaves nothing half-made.
+The launcher reads no further than that. What follows is for the new monitor: first ``{"config": {…}}``, without the
+seccomp rules. It makes the cgroup and gets itself ready while the engine makes files and network. It may be asked for a
+user namespace and for others that belong to it by ``{"ids": […], "kinds": ["network"]}``, with the descriptor of one
+that is there already; the answer is ``{"kinds": ["user", "network"]}``, with theirs. Then the engine sends ``{"fds":
+["netns", "ns.ipc", "attach", "hold", …]}``, and the answer is ``{"started": {…}}`` or ``{"error": {…}}``; the engine
+then sends ``{"ok": true}``. A connection that ends before that undoes the start: an engine that died or gave up leaves
+nothing half-made.
 
 First message to a **monitor** (``$RUN/c/ID/ctl.sock``)::
 

@@ -299,13 +299,8 @@ def cgroup_views(path: str, config: Json) -> list[tuple[str, str]]:
     return [(os.path.basename(mount), f"{mount}/{path}") for mount in layout.mounts]
 
 
-def read_bundle(bundle: str) -> tuple[Json, Filter]:
-    """``config.json`` and the compiled seccomp filter, for a monitor that takes over.
-
-    Read by the launcher before it forks: what parsing leaves in memory is then shared and not each monitor's own.
-
-    :raises StartFailed: they cannot be read
-    """
+def read_config(bundle: str) -> Json:
+    """``config.json``, for a monitor that takes over. :raises StartFailed: it cannot be read"""
     try:
         with open(os.path.join(bundle, "config.json"), "rb") as file:
             config = cast(Json, json.load(file))
@@ -313,7 +308,7 @@ def read_bundle(bundle: str) -> tuple[Json, Filter]:
         cast(Json, cast(Json, config["linux"]).get("seccomp", {})).pop("syscalls", None)
     except (OSError, ValueError, KeyError) as error:
         raise _unreadable(bundle, error) from error
-    return config, read_filter(bundle, config)
+    return config
 
 
 def read_filter(bundle: str, config: Json) -> Filter:

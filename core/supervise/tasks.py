@@ -53,7 +53,7 @@ class Runtime(Protocol):
         """
 
     def prepare(self) -> None:
-        """Make the cgroup for another start. :raises WharfError: see :func:`core.cgroups.create`"""
+        """Make the cgroup for a start. :raises WharfError: see :func:`core.cgroups.create`"""
 
     def start(self, stdio: Stdio | None) -> Process:
         """Fork the container's first process; its cgroup is there.
@@ -75,7 +75,7 @@ class Runtime(Protocol):
         """
 
 
-def runtime(launch: Launch, config: Json, seccomp: Filter, kept: dict[str, int]) -> Runtime:
+def runtime(launch: Launch, config: Json, kept: dict[str, int]) -> Runtime:
     """The one that ``launch`` asks for.
 
     :param kept: descriptors by name, as the monitor holds them
@@ -85,16 +85,16 @@ def runtime(launch: Launch, config: Json, seccomp: Filter, kept: dict[str, int])
         from core.supervise.external import External
 
         return External(launch, config, kept)
-    return Native(launch, config, seccomp, kept)
+    return Native(launch, config, kept)
 
 
 class Native:
     """Our own: a child of this process makes itself the container (:mod:`core.runtime.init`)."""
 
-    def __init__(self, launch: Launch, config: Json, seccomp: Filter, kept: dict[str, int]) -> None:
+    def __init__(self, launch: Launch, config: Json, kept: dict[str, int]) -> None:
         self._launch = launch
         self._config = config
-        self._seccomp = seccomp
+        self._filter: Filter | None = None
         self._kept = kept
         self.requests: Requests = {}
 
@@ -106,7 +106,7 @@ class Native:
         cgroups.create(self._launch.cgroup, cast(Json, linux.get("resources") or {}))
 
     def start(self, stdio: Stdio | None) -> Process:
-        launch, config = self._launch, self._config
+        launch, config, seccomp = self._launch, self._config, self._seccomp()
         task = InitTask(
             config=config,
             rootfs=Rootfs(list(launch.lower), launch.upper, launch.work, map_ids=launch.map_ids),
@@ -114,7 +114,7 @@ class Native:
             stdio=stdio,
             joined=joined(self._kept),
             cgroup_views=spawn.cgroup_views(launch.cgroup, config),
-            seccomp=self._seccomp,
+            seccomp=seccomp,
             cid=launch.id,
             bundle=launch.bundle,
             soft_files=SOFT_FILES,
@@ -132,17 +132,23 @@ class Native:
 
             return restoring.start_kept(task, launch.cgroup, self._kept, host_hooks)
         child = spawn.start_init(task, launch.cgroup, host_hooks)
-        self._find_agent(child, None)
+        self._find_agent(child, seccomp, None)
         return child
 
     def execute(self, first: tuple[int, int], own: Json, stdio: Stdio | None) -> Process:
-        linux = cast(Json, self._config.get("linux") or {})
-        task = ExecTask(own, *first, stdio, self._seccomp, linux, SOFT_FILES)
+        linux, seccomp = cast(Json, self._config.get("linux") or {}), self._seccomp()
+        task = ExecTask(own, *first, stdio, seccomp, linux, SOFT_FILES)
         child = spawn.start_exec(self._launch.cgroup, task)
-        self._find_agent(child, first[0])
+        self._find_agent(child, seccomp, first[0])
         return child
 
-    def _find_agent(self, child: spawn.Child, first: int | None) -> None:
+    def _seccomp(self) -> Filter:
+        """Read when it is needed first: at a start, when the engine has written it."""
+        if self._filter is None:
+            self._filter = spawn.read_filter(self._launch.bundle, self._config)
+        return self._filter
+
+    def _find_agent(self, child: spawn.Child, seccomp: Filter, first: int | None) -> None:
         """See to it that a filter that notifies has somebody who answers. ``first``: None: the child is it."""
         launch, config = self._launch, self._config
 
@@ -151,7 +157,7 @@ class Native:
             state = hooks.state(config, cid=launch.id, status=status, pid=of, bundle=launch.bundle)
             listener.hand_over(fd, config, pid, state)
 
-        if self._seccomp.flags & FILTER_NEW_LISTENER:
+        if seccomp.flags & FILTER_NEW_LISTENER:
             child.take_listener = take
 
     def clear(self, *, kill: bool = False) -> None:
