@@ -46,11 +46,12 @@ def open_in_root(root_fd: int, path: str, flags: int, *, mode: int = 0, resolve:
     raise AssertionError
 
 
-def make_dirs(root_fd: int, path: str, mode: int = 0o755) -> int:
+def make_dirs(root_fd: int, path: str, mode: int = 0o755, *, resolve: int = IN_ROOT) -> int:
     """Make the directory ``path`` below ``root_fd`` with all its parents; existing links are followed inside the root.
 
+    :param resolve: with ``NO_SYMLINKS`` they are not
     :returns: an ``O_PATH`` descriptor of it
-    :raises OSError: ``ENOTDIR`` where a file is in the way, ``ENOENT`` at a dangling link
+    :raises OSError: ``ENOTDIR`` where a file is in the way, ``ENOENT`` at a dangling link, ``ELOOP`` at a forbidden one
     """
     whole = os.path.normpath("/" + path)
     try:
@@ -62,7 +63,7 @@ def make_dirs(root_fd: int, path: str, mode: int = 0o755) -> int:
     made = False
     for index, part in enumerate(parts):
         try:
-            following = _step(root_fd, current, "/".join(parts[: index + 1]), part, made)
+            following = _step(root_fd, current, "/".join(parts[: index + 1]), part, made, resolve)
         except FileNotFoundError:
             made = True
             try:
@@ -76,11 +77,11 @@ def make_dirs(root_fd: int, path: str, mode: int = 0o755) -> int:
     return current
 
 
-def _step(root_fd: int, current: int, prefix: str, part: str, made: bool) -> int:
+def _step(root_fd: int, current: int, prefix: str, part: str, made: bool, resolve: int) -> int:
     # Below a directory just made there is nothing of the image's: go by name, follow no link that appeared since.
     if made:
         return open_in_root(current, part, _PATH_DIR, resolve=BENEATH | NO_SYMLINKS)
-    return open_in_root(root_fd, prefix, _PATH_DIR)
+    return open_in_root(root_fd, prefix, _PATH_DIR, resolve=resolve)
 
 
 def make_file(root_fd: int, path: str, mode: int = 0o644) -> int:

@@ -177,8 +177,8 @@ def _write_by_helper(pid: int, kind: str, pieces: Sequence[Range]) -> None:
 def setgroups_allowed() -> bool:
     """May setgroups(2) be called in this process's user namespace?"""
     try:
-        # Inside a container opening it as text could load a codec, which would be the image's.
-        fd = os.open("/proc/self/setgroups", os.O_RDONLY | os.O_CLOEXEC)
+        # Inside a container this may be anything of the image's: do not wait for a FIFO, nor load a codec for it.
+        fd = os.open("/proc/self/setgroups", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:  # no user namespaces in this kernel
         return True
     try:

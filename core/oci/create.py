@@ -15,13 +15,14 @@ from typing import Any, cast
 from core import cgroups
 from core.cgroups import resctrl
 from core.errors import InvalidArgument, StartFailed, Unavailable, WharfError
-from core.kernel import caps
+from core.kernel import caps, process
 from core.oci.store import Held, Store, born
 from core.runtime import defaults, hooks, namespaces, notify, seccomp
 from core.runtime.check import check_config
 from core.runtime.defaults import Json
 from core.runtime.task import Filter, InitTask, Rootfs
-from core.supervise import sockets, spawn
+from core.runtime.user import GROUPS_ANNOTATION, USER_ANNOTATION
+from core.supervise import listener, sockets, spawn
 
 PARENT = "wharf-runtime"  # cgroup of those that name none
 
@@ -109,10 +110,16 @@ def _create(store: Store, held: Held, config: Json, filter: Filter, options: Opt
         held = replace(held, folders=made)
         store.save(held)  # before more is made: who finds a broken start can undo this much
 
+        def hand_over(listener_fd: int, pid: int) -> None:
+            state = hooks.state(config, cid=held.id, status="creating", pid=pid, bundle=held.bundle)
+            listener.hand_over(listener_fd, config, pid, state)
+
         with _gate(store, held.id) as gate:
             began = True
+            process.argument_area()  # asked now: inside, what it reads could be the image's (see the reaper)
             task = init_task(store, held, config, filter, options, gate.fileno())
             child = spawn.start_init(task, held.cgroup, host_hooks(held, config))
+            child.take_listener = hand_over
             child.wait(None, None)
         held = born(held, child.first)
         if linux.get("intelRdt"):
@@ -171,8 +178,11 @@ def undo(store: Store, held: Held, config: Json, *, began: bool = True) -> list[
 
 def init_task(store: Store, held: Held, config: Json, filter: Filter, options: Options, gate: int) -> InitTask:
     own = cast(Json, config.get("process") or {})
+    # Engines hand an image's annotations on, and an image must not choose its user (CVE-2026-53488).
+    given = cast("dict[str, str]", config.get("annotations") or {})
+    annotations = {name: value for name, value in given.items() if name not in (USER_ANNOTATION, GROUPS_ANNOTATION)}
     return InitTask(
-        config=config,
+        config={**config, "annotations": annotations},
         rootfs=Rootfs(path=str(cast(Json, config["root"])["path"])),
         mount_point=str(store.folder(held.id)),
         stdio=None if own.get("terminal") else (0, 1, 2),

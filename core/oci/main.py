@@ -30,6 +30,7 @@ def enter(argv: Sequence[str]) -> NoReturn:
     """:func:`main`, for verbs that go into a container: nobody there may trace us or open what we hold
     (CVE-2016-9962)."""
     process.set_dumpable(False)
+    process.set_name("wharf-runtime")  # executed by a descriptor, it would be called by its number
     sys.exit(main(argv))
 
 

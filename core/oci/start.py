@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
 from collections.abc import Callable
 from functools import partial
 
-from core.errors import Conflict, StartFailed, WharfError, from_dict
+from core.errors import Conflict, StartFailed, WharfError
 from core.oci.kill import signal_first
 from core.oci.store import Held, Store, state, status
 from core.runtime import hooks
 from core.runtime.task import LISTENER
-from core.supervise import listener, sockets
+from core.supervise import listener, sockets, spawn
 from core.supervise.protocol import close_all
 
 _PACKET = 65536
@@ -53,7 +52,7 @@ def _open_gate(store: Store, held: Held) -> None:
     # There until now: a start that is killed half way leaves a container that says what it is, created.
     path.unlink(missing_ok=True)
     if words is not None:
-        raise from_dict(json.loads(words))
+        raise spawn.reported(words)
 
 
 def _follow(line: socket.socket, take_listener: Callable[[int], None]) -> bytes | None:

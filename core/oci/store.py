@@ -66,6 +66,7 @@ class Store:
         """A new container's folder. :returns: its lock :raises Conflict: there is one of that name"""
         folder = self.folder(held.id)
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._check_root()
         try:
             folder.mkdir(mode=0o700)
         except FileExistsError:
@@ -82,6 +83,21 @@ class Store:
             raise
         return lock
 
+    def _check_root(self) -> None:
+        """What stands in there is believed: which processes are killed, which cgroups removed. Where it was made by
+        somebody else (the default of an ordinary user may be below /tmp), it is theirs.
+
+        :raises InvalidArgument:
+        """
+        try:
+            status = self.root.stat()
+        except FileNotFoundError:
+            return
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            raise InvalidArgument(
+                f"cannot use {self.root}", "others own it or may write there", "Give --root, a folder of your own"
+            )
+
     def save(self, held: Held) -> None:
         folder = self.folder(held.id)
         (folder / "state.new").write_text(json.dumps(vars(held)))
@@ -89,6 +105,7 @@ class Store:
 
     def load(self, cid: str) -> Held:
         """:raises NotFound: no such container"""
+        self._check_root()
         try:
             data = json.loads((self.folder(cid) / "state.json").read_text())
         except (FileNotFoundError, NotADirectoryError):
@@ -123,6 +140,7 @@ class Store:
     def all(self) -> list[Held]:
         """Every container, by id."""
         found = []
+        self._check_root()
         for folder in sorted(self.root.iterdir()) if self.root.is_dir() else ():
             with contextlib.suppress(NotFound, InvalidArgument):
                 found.append(self.load(folder.name))

@@ -54,6 +54,13 @@ def set_scheduling(own: Json) -> None:
         _try(f"the I/O priority {wanted['class']} {priority}", lambda: sched.set_io_priority(kind, priority))
 
 
+def ends_with_fork(own: Json) -> bool:
+    """Would a process with ``process.scheduler`` not hand it on to its children (sched(7))?"""
+    scheduler = cast(Json, own.get("scheduler") or {})
+    flags = cast("list[str]", scheduler.get("flags") or [])
+    return scheduler.get("policy") == "SCHED_DEADLINE" or "SCHED_FLAG_RESET_ON_FORK" in flags
+
+
 def set_affinity(own: Json, which: str) -> None:
     """``process.execCPUAffinity``: ``initial`` until the cgroup is entered, ``final`` for the command."""
     text = cast(Json, own.get("execCPUAffinity") or {}).get(which)

@@ -21,7 +21,8 @@ def check(config: dict[str, Any], bundle: Path | None, found: Findings) -> None:
         destination = mount["destination"]
         if not destination.startswith("/"):
             found.doubt(f"{path}.destination", destination, "relative ones are deprecated; it is taken from /")
-            mount["destination"] = f"/{destination}"
+        # By one name only: what is special about /proc is so about /proc/ and /x/../proc too (CVE-2023-27561).
+        mount["destination"] = "/" + os.path.normpath(f"/{destination}").lstrip("/")
         options = mount.setdefault("options", [])
         if mount.get("type") == "bind" and not {"bind", "rbind"} & set(options):
             found.doubt(f"{path}.type", "bind", "the option is what makes a bind mount; it is added")

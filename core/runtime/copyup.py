@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -47,8 +48,10 @@ def _copy_folder(source: int, target: int, name: str) -> None:
 
 
 def _copy_file(source: int, target: int, name: str, status: os.stat_result) -> None:
-    reader = os.open(name, _FLAGS | os.O_NONBLOCK, dir_fd=source)
+    reader = os.open(name, _FLAGS | os.O_NONBLOCK | os.O_NOCTTY, dir_fd=source)
     try:
+        if not stat.S_ISREG(os.fstat(reader).st_mode):
+            raise OSError(errno.EAGAIN, "somebody has put something else there meanwhile", name)
         writer = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
         try:
             while os.sendfile(writer, reader, None, _CHUNK):

@@ -46,13 +46,15 @@ def bind(dev: int, sources: dict[str, int]) -> None:
         os.close(source)
 
 
-def add(root: int, device: Json, source: int | None) -> None:
+def add(base: int, path: str, device: Json, source: int | None) -> None:
     """One device of ``linux.devices``.
 
+    :param path: of it, below ``base``. No link on the way is followed: one in the image could lead into a volume, and
+        there the device would be the host's (CVE-2026-41579)
     :param source: the host's own, where none can be made
     """
-    folder, name = os.path.split(os.path.normpath(str(device["path"])))
-    parent = resolve.make_dirs(root, folder)
+    folder, name = os.path.split(os.path.normpath(path))
+    parent = resolve.make_dirs(base, folder, resolve=resolve.IN_ROOT | resolve.NO_SYMLINKS)
     try:
         if source is not None:
             target = resolve.make_file(parent, name)

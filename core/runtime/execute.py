@@ -1,9 +1,10 @@
 """A further process inside a running container (``exec``, health checks).
 
 Two processes, as with runc. The first stays *outside* the container's pid namespace, where nobody inside can see it:
-it lets go of every descriptor of the host, enters cgroup and namespaces, and then makes the second, which is born in
-the pid namespace. A container with CAP_SYS_PTRACE may trace that one, dumpable or not, and finds 0, 1, 2 and the line
-to its own monitor there, nothing else (CVE-2016-9962, CVE-2024-21626).
+it lets go of every descriptor of the host, enters cgroup and namespaces, becomes the user with the command's
+capabilities and filter, and then makes the second, which is born in the pid namespace. A container with CAP_SYS_PTRACE
+may trace that one, dumpable or not: it finds 0, 1, 2 and the line to its own monitor there (CVE-2016-9962,
+CVE-2024-21626), and no right that the command itself would not have.
 """
 
 from __future__ import annotations
@@ -14,33 +15,58 @@ from typing import NoReturn, cast
 
 from core.errors import StartFailed
 from core.kernel import mount, process, userns
+from core.kernel.bpf import FILTER_NEW_LISTENER
 from core.kernel.clone import fork_sibling
 from core.runtime import attributes, finish, terminal
 from core.runtime.defaults import Json
 from core.runtime.namespaces import FILES, KINDS
 from core.runtime.task import ExecTask, Report
+from core.runtime.user import User
 
 
 def join(task: ExecTask) -> NoReturn:
     """Run the command inside, in a sibling of this process. Never returns; a failure goes to the monitor."""
-    report = Report(task.report)
+    report, own = Report(task.report), task.process
     try:
         finish.guard(report)
-        proc = _enter(task, report)
+        _enter(task, report)
+        user = _settle(task, report)
+        command = finish.Command(own, user, task.preserve)
+        late = _must_be_late(task)
+        if not late:
+            finish.drop(own, user, task.seccomp, report)
+        report.at("joining the pid namespace")
         assert task.place is not None
         if fork_sibling(task.place):
             os._exit(0)
-        finish.guard(report)  # again: a fork clears the death signal
-        _run(task, report, proc)
+        os.setsid()
+        if own.get("terminal"):
+            report.at("taking the terminal")
+            terminal.control()
+        finish.limit_processes(own)
+        if late:
+            _drop_late(task, report, user)
+        command.execute(report)
     except BaseException as error:
         report.fail(error)
 
 
-def _enter(task: ExecTask, report: Report) -> int:
-    """In the first process: all that needs something of the host, and what must be done before we can be seen.
+def _must_be_late(task: ExecTask) -> bool:
+    """Must it be the second process that gives up its rights? One whose calls an agent answers cannot even fork before
+    the agent has the listener, which is told the pid; and a fork undoes, or is refused, with some schedulers."""
+    return bool(task.seccomp.flags & FILTER_NEW_LISTENER) or attributes.ends_with_fork(task.process)
 
-    :returns: a proc file system that nobody else has, where a security label has to be written; else -1
-    """
+
+def _drop_late(task: ExecTask, report: Report, user: User) -> None:
+    finish.guard(report)  # again: a fork clears the death signal
+    if attributes.ends_with_fork(task.process):
+        attributes.set_scheduling(task.process)
+    process.set_death_signal(0)  # from here on it outlives its monitor
+    finish.drop(task.process, user, task.seccomp, report)
+
+
+def _enter(task: ExecTask, report: Report) -> None:
+    """All that needs something of the host."""
     own = task.process
     attributes.set_affinity(own, "initial")
     report.at("setting the OOM score")
@@ -72,8 +98,6 @@ def _enter(task: ExecTask, report: Report) -> int:
         report.at("making the terminal")
         os.close(terminal.take(terminal.open_master(root, "dev/pts/ptmx"), own, report))
     os.close(root)
-    report.at("joining the pid namespace")
-    return mount.filesystem("proc") if own.get("apparmorProfile") or own.get("selinuxLabel") else -1
 
 
 def _other_namespaces(pid: int) -> int:
@@ -99,23 +123,21 @@ def _become_its_root() -> None:
     process.set_dumpable(False)
 
 
-def _run(task: ExecTask, report: Report, proc: int) -> NoReturn:
-    """In the second process, which is inside in every respect."""
+def _settle(task: ExecTask, report: Report) -> User:
+    """Inside, and still with all rights."""
     own = task.process
-    os.setsid()
-    if own.get("terminal"):
-        report.at("taking the terminal")
-        terminal.control()
-    finish.label(own, lambda: proc, report)
-    if proc >= 0:
+    if own.get("apparmorProfile") or own.get("selinuxLabel"):
+        proc = mount.filesystem("proc")  # one that nobody else has; it shows the host's processes, and goes again
+        finish.label(own, lambda: proc, report)
         os.close(proc)
     report.at("looking up the user")
     user = finish.who(own, cast(Json, own.get("annotations") or {}))
     report.at("working directory")
     finish.enter_folder(str(own.get("cwd") or "/"), make=False)
     report.at("setting limits")
-    finish.set_limits(own, task.soft_files)
+    finish.set_limits(own, task.soft_files, before_fork=True)
     finish.own_stdio(user)
-    attributes.set_scheduling(own)
+    if not attributes.ends_with_fork(own):
+        attributes.set_scheduling(own)
     attributes.set_personality(task.linux)
-    finish.become(own, user, task.seccomp, report, task.preserve)
+    return user

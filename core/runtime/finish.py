@@ -2,7 +2,8 @@
 
 The process is inside already: root, mounts and namespaces are the container's. It still is root with all
 capabilities. It is not dumpable, so that nothing inside can trace it or reach its descriptors, unless the container was
-given CAP_SYS_PTRACE: therefore it holds nothing of the host's any more by now (CVE-2016-9962).
+given CAP_SYS_PTRACE: therefore it holds nothing of the host's any more by now (CVE-2016-9962), and :func:`drop` comes
+before anything that lasts or that others can meet: the gate, hooks of the container, its pid namespace.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from core.runtime.user import User, identity
 
 _MISSING = (errno.ENOENT, errno.ENOTDIR)
 _SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
+_PROCESSES = "RLIMIT_NPROC"
 _RLIMIT_LOCKS = 10  # the one that Python does not name; without effect since Linux 2.4.25
 
 
@@ -120,28 +122,47 @@ def enter_folder(path: str, *, make: bool) -> None:
         )
 
 
-def set_limits(own: Json, soft_files: int | None) -> None:
+def set_limits(own: Json, soft_files: int | None, *, before_fork: bool = False) -> None:
     """Apply ``process.rlimits``.
 
     :param soft_files: soft limit of open files where they do not say; None: ours
+    :param before_fork: leave a lower number of processes to :func:`limit_processes`: while this process and the one
+        that it makes are both there, they are one too many
     :raises StartFailed: a hard limit above our own without CAP_SYS_RESOURCE
     """
     if soft_files is not None:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft_files, hard), hard))
     for limit in cast("list[Json]", own.get("rlimits") or []):
-        name = str(limit["type"])
-        number = _RLIMIT_LOCKS if name == "RLIMIT_LOCKS" else cast(int, getattr(resource, name))
-        soft, hard = (_rlimit(limit[key]) for key in ("soft", "hard"))
-        try:
-            resource.setrlimit(number, (soft, hard))
-        except (ValueError, PermissionError) as error:
-            raise StartFailed(
-                f"cannot set {name} to {soft}:{hard}",
-                f"the host's hard limit is {resource.getrlimit(number)[1]}, and raising it needs CAP_SYS_RESOURCE",
-                "Ask for less",
-                step="limits",
-            ) from error
+        if str(limit["type"]) != _PROCESSES or not before_fork or not _lowers(limit):
+            _set_limit(limit)
+
+
+def limit_processes(own: Json) -> None:
+    """What ``set_limits(before_fork=True)`` has left. :raises StartFailed:"""
+    for limit in cast("list[Json]", own.get("rlimits") or []):
+        if str(limit["type"]) == _PROCESSES:
+            _set_limit(limit)
+
+
+def _lowers(limit: Json) -> bool:
+    held = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    return held == resource.RLIM_INFINITY or 0 <= _rlimit(limit["hard"]) <= held
+
+
+def _set_limit(limit: Json) -> None:
+    name = str(limit["type"])
+    number = _RLIMIT_LOCKS if name == "RLIMIT_LOCKS" else cast(int, getattr(resource, name))
+    soft, hard = (_rlimit(limit[key]) for key in ("soft", "hard"))
+    try:
+        resource.setrlimit(number, (soft, hard))
+    except (ValueError, PermissionError) as error:
+        raise StartFailed(
+            f"cannot set {name} to {soft}:{hard}",
+            f"the host's hard limit is {resource.getrlimit(number)[1]}, and raising it needs CAP_SYS_RESOURCE",
+            "Ask for less",
+            step="limits",
+        ) from error
 
 
 def _rlimit(value: object) -> int:
@@ -163,14 +184,13 @@ def label(own: Json, proc: Callable[[], int], report: Report) -> None:
         lsm.set_selinux(proc(), selinux)
 
 
-def become(own: Json, user: User, seccomp: Filter, report: Report, preserve: int = 0) -> NoReturn:
-    """Drop what the process may not have, then execute the command. Returns only by an exception.
+def drop(own: Json, user: User, seccomp: Filter, report: Report) -> None:
+    """Become the user, with the capabilities of the command, under its filter, and with nothing else.
 
-    :param preserve: so many descriptors from 3 on go to the command
-    :raises CommandNotFound: :raises CommandNotExecutable: :raises StartFailed:
+    What is called after this must be allowed by the filter: let it be little.
+
+    :raises StartFailed: :raises OSError:
     """
-    # Before a filter is in force, which need not allow what this takes.
-    command = _Command(own, user, preserve)
     report.at("dropping privileges")
     sets = cast("dict[str, list[str]]", own.get("capabilities") or {})
     bits = {name: _mask(sets.get(name) or ()) for name in _SETS}
@@ -183,13 +203,9 @@ def become(own: Json, user: User, seccomp: Filter, report: Report, preserve: int
     _set_ids(user)
     caps.set_process(bits["effective"], bits["permitted"], bits["inheritable"])
     caps.set_ambient(bits["ambient"])
-    process.set_death_signal(0)  # from here on the container outlives its monitor
     if no_new_privs:
         process.set_no_new_privs()
-        _install(seccomp, report)  # as late as can be: our own calls need not be allowed by it
-    report.at("executing the command")
-    report.ready()
-    command.execute()
+        _install(seccomp, report)  # as late as can be
 
 
 def _install(seccomp: Filter, report: Report) -> None:
@@ -240,8 +256,12 @@ def _set_groups(user: User) -> None:
             ) from error
 
 
-class _Command:
-    """What is executed, made ready so far that nothing but execve(2) is left."""
+class Command:
+    """What is executed, made ready so far that nothing but execve(2) is left: before a filter is in force, which need
+    not allow what this takes.
+
+    :param preserve: so many descriptors from 3 on go to it
+    """
 
     def __init__(self, own: Json, user: User, preserve: int) -> None:
         self._argv = cast("list[str]", own["args"])
@@ -257,8 +277,13 @@ class _Command:
         # Whatever is open beside 0, 1, 2 must not reach the command: also descriptors that we do not know of.
         libc.close_range(3 + preserve, cloexec=True)
 
-    def execute(self) -> NoReturn:
-        """It is looked for in the container's ``PATH``. :raises StartFailed:"""
+    def execute(self, report: Report) -> NoReturn:
+        """It is looked for in the container's ``PATH``. Returns only by an exception.
+
+        :raises CommandNotFound: :raises CommandNotExecutable: :raises StartFailed:
+        """
+        report.at("executing the command")
+        report.ready()
         name = self._argv[0]
         denied: OSError | None = None
         for place in self._places:

@@ -17,6 +17,7 @@ from core.runtime import attributes, finish, gate, hooks, mountopts, namespaces,
 from core.runtime.defaults import Json
 from core.runtime.sources import Sources
 from core.runtime.task import InitTask, Report
+from core.runtime.user import User
 
 
 def run(task: InitTask) -> NoReturn:
@@ -101,9 +102,8 @@ def _inside(task: InitTask, report: Report, sources: Sources) -> NoReturn:
     finish.label(own, tree.proc, report)
     report.at("entering the root")
     _leave_host(task, tree)
-    annotations = cast(Json, config.get("annotations") or {})
     report.at("looking up the user")
-    user = finish.who(own, annotations)
+    user = finish.who(own, cast(Json, config.get("annotations") or {}))
     # As root, and before the root becomes read-only: the folder may have to be made.
     report.at("working directory")
     finish.enter_folder(str(own.get("cwd") or "/"), make=True)
@@ -116,14 +116,30 @@ def _inside(task: InitTask, report: Report, sources: Sources) -> NoReturn:
     finish.set_limits(own, task.soft_files)
     attributes.set_scheduling(own)
     attributes.set_personality(cast(Json, config.get("linux") or {}))
-    if task.gate >= 0:
-        gate.wait(task, report)
-    # The last of the runtime's steps: the command itself comes next.
-    if hooks.listed(config, "startContainer"):
-        hooks.run_all(config, "startContainer", _state(task, "created"))
+    _finish(task, report, user)
+
+
+def _finish(task: InitTask, report: Report, user: User) -> NoReturn:
+    own, annotations = (cast(Json, task.config.get(key) or {}) for key in ("process", "annotations"))
+    last = hooks.listed(task.config, "startContainer")
+    state = _state(task, "created") if last else {}  # as of now: with a reaper the command becomes another process
+    if own and task.gate >= 0:
+        finish.check_command(own)  # already now: an engine on top tells a missing command by a `create` that fails
     if annotations.get(reaper.INIT_ANNOTATION) == "true":
         reaper.stay(task.stdio is None, report)
-    finish.become(own, user, task.seccomp, report, task.preserve)
+    command = finish.Command(own, user, task.preserve) if own else None
+    waiting = gate.Gate(task.gate) if task.gate >= 0 else None
+    if waiting is None:
+        process.set_death_signal(0)  # from here on the container outlives its monitor
+    finish.drop(own, user, task.seccomp, report)
+    if waiting is not None:
+        finish.guard(report)  # again: a change of the user clears the death signal
+        waiting.wait(report)
+    # The last of the runtime's steps, and programs of the image: they get what the command gets.
+    if last:
+        hooks.run_all(task.config, "startContainer", state)
+    assert command is not None, "without a process there is no start"
+    command.execute(report)
 
 
 def _host_hooks(task: InitTask, report: Report) -> None:

@@ -105,6 +105,7 @@ class Tree:
 
     def _remount(self, destination: str, options: Options) -> None:
         target = resolve.open_in_root(self.root, destination, os.O_PATH)
+        self._refuse_kernels(target, destination, itself=True)
         _set_attributes(target, options)
         if options.data and not options.bind:
             mount.reconfigure(target, options.data)
@@ -178,14 +179,19 @@ class Tree:
                 ) from error
         return resolve.make_dirs(self.root, destination)
 
-    def _refuse_kernels(self, target: int, destination: str) -> None:
+    def _refuse_kernels(self, target: int, destination: str, *, itself: bool = False) -> None:
         """Nothing but our cgroup view is put into our /proc and /sys: init writes there, and so would write to what a
-        link in the image has led there (CVE-2019-16884, CVE-2019-19921). Asked of the opened place, not of its name."""
+        link in the image has led there (CVE-2019-16884, CVE-2019-19921). Asked of the opened place, not of its name.
+
+        :param itself: nothing is put there, it is only changed: allowed where it was asked for by name
+        """
         device = os.fstat(target).st_dev
         if device in self._ordinary:
             return
         place = _KERNELS.get(libc.filesystem_type(target))
-        if place and not destination.startswith("/sys/"):  # that is what was asked for, and nothing is written there
+        named = place is not None and f"{destination}/".startswith(f"{place}/")
+        # Below /sys a mount is what was asked for, and nothing is written there.
+        if place and not (named and (itself or (place == "/sys" and destination != "/sys"))):
             raise StartFailed(
                 f"cannot mount on {destination}",
                 f"in this image it leads into {place}, which init needs itself",
@@ -227,12 +233,18 @@ class Tree:
             if self._sources.contained:
                 devices.bind(dev, sources)
         for device in cast("list[Json]", self._linux.get("devices") or []):
-            if os.path.normpath(str(device["path"])) == "/dev/ptmx":
+            path = os.path.normpath(str(device["path"]))
+            if path == "/dev/ptmx":
                 continue  # a privileged container lists it too, but its own is that of its own devpts
-            self._report.at(f"making the device {device['path']}")
+            self._report.at(f"making the device {path}")
             source = sources.pop(str(device["path"]), None)
-            if source is not None or not self._sources.contained or device["type"] == "p":
-                devices.add(self.root, device, source)  # else it is a default one, and is there
+            if source is None and self._sources.contained and device["type"] != "p":
+                continue  # a default one: it is there
+            if not path.startswith("/dev/"):
+                devices.add(self.root, path, device, source)
+            elif dev is not None:
+                devices.add(dev, path.removeprefix("/dev/"), device, source)
+            # Else /dev is somebody's own, the host's perhaps: its devices are not ours to make, or to change owners of.
 
     def own_dev(self) -> int | None:
         """The container's /dev; None where it is somebody else's, bound there, which we leave alone."""
@@ -265,14 +277,14 @@ class Tree:
     # -- later
     def _existing(self, path: str) -> int | None:
         """``path`` in the mount of ours that holds it; None where this kernel has no such file."""
+        base, rest, how = self.root, path, resolve.IN_ROOT  # links of the image lead to what they mean, inside
         for prefix in ("/proc", "/sys", "/dev"):
-            if path.startswith(prefix + "/") and prefix in self.special:
-                base, rest, how = self.special[prefix], path[len(prefix) + 1 :], resolve.BENEATH
-                break
-        else:
-            base, rest, how = self.root, path, resolve.IN_ROOT
+            if f"{path}/".startswith(prefix + "/"):
+                how |= resolve.NO_SYMLINKS  # but for these there is one place alone
+                if prefix in self.special:
+                    base, rest = self.special[prefix], path[len(prefix) + 1 :]
         try:
-            return resolve.open_in_root(base, rest, os.O_PATH, resolve=how | resolve.NO_SYMLINKS)
+            return resolve.open_in_root(base, rest, os.O_PATH, resolve=how)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 return None

@@ -39,6 +39,7 @@ class Child:
         self.pidfd = os.pidfd_open(pid)
         self.line = line
         self.master: int | None = None
+        self.terminal = False  # is one to be expected?
         self.running = False
         self.gone = False
         self.gated = False
@@ -57,7 +58,7 @@ class Child:
             packet, fds, _, _ = socket.recv_fds(self.line, _PACKET, 1, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             packet, fds = b"", []
-        if packet[:1] == b"T" and fds and self.master is None:
+        if packet[:1] == b"T" and fds and self.terminal and self.master is None:
             self.master = fds[0]
             return False
         if packet[:1] == LISTENER and fds and self.take_listener is not None:
@@ -167,6 +168,7 @@ class Child:
 
 
 def reported(packet: bytes) -> WharfError:
+    """The error that a child tells of in a packet (see :class:`core.runtime.task.Report`)."""
     try:
         return from_dict(json.loads(packet))
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -199,7 +201,7 @@ def start_init(task: InitTask, cgroup: str, host_hooks: Callable[[int], None] | 
     where = _pid_namespace(task)
     place = Place() if namespaces.guided(task.config) or (where and userns.contained()) else None
     child = _fork(become, born, place, None if place is not None else where)  # a guide stays in our pid namespace
-    child.host_hooks = host_hooks
+    child.host_hooks, child.terminal = host_hooks, task.stdio is None
     return child
 
 
@@ -220,7 +222,9 @@ def start_exec(cgroup: str, task: ExecTask) -> Child:
         cgroups.enter_self(cgroup, born=born is not None)
 
     born, place = cgroups.born_in(cgroup), Place()
-    return _fork(become, born, place, None)
+    child = _fork(become, born, place, None)
+    child.terminal = task.stdio is None
+    return child
 
 
 def _pid_namespace(task: InitTask) -> str | int | None:
