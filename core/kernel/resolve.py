@@ -55,7 +55,7 @@ def make_dirs(root_fd: int, path: str, mode: int = 0o755, *, resolve: int = IN_R
     """
     whole = os.path.normpath("/" + path)
     try:
-        return open_in_root(root_fd, whole, _PATH_DIR)  # mostly it is there
+        return open_in_root(root_fd, whole, _PATH_DIR, resolve=resolve)  # mostly it is there
     except FileNotFoundError:
         pass
     parts = [part for part in whole.split("/") if part]

@@ -85,9 +85,9 @@ def _enter(task: ExecTask, report: Report) -> None:
     finish.keep_only(task.stdio, {task.report, task.pidfd, root, *range(3, 3 + task.preserve)})
     if flags & KINDS["user"]:
         finish.lend_stdio(userns.read_map("uid", task.pid), userns.read_map("gid", task.pid))
-    if flags:
-        process.setns(task.pidfd, flags)
-    process.setns(task.pidfd, process.CLONE_NEWPID)  # not for this process: for its children
+    # All in one call: after the first we may have no right to look at that process any more. The pid namespace is not
+    # for us: for our children.
+    process.setns(task.pidfd, flags | process.CLONE_NEWPID)
     os.close(task.pidfd)
     os.fchdir(root)
     os.chroot(".")
