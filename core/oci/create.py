@@ -21,7 +21,6 @@ from core.runtime import defaults, hooks, namespaces, notify, seccomp
 from core.runtime.check import check_config
 from core.runtime.defaults import Json
 from core.runtime.task import Filter, InitTask, Rootfs
-from core.runtime.user import GROUPS_ANNOTATION, USER_ANNOTATION
 from core.supervise import listener, sockets, spawn
 
 PARENT = "wharf-runtime"  # cgroup of those that name none
@@ -33,6 +32,7 @@ class Options:
 
     :param console: path of the unix socket that gets the terminal's master side
     :param preserve: so many descriptors from 3 on go to the command
+    :param listening: so many of them are sockets that it is told of (sd_listen_fds(3))
     """
 
     bundle: Path
@@ -40,6 +40,7 @@ class Options:
     console: str = ""
     preserve: int = 0
     keyring: bool = True
+    listening: int = 0
 
 
 @dataclass
@@ -90,10 +91,13 @@ def create(store: Store, cid: str, config: Json, options: Options) -> Created:
     """
     _check_terminal(config, options)
     check_preserved(options.preserve)
+    if options.listening and config.get("process"):
+        own = cast("dict[str, Any]", config["process"])
+        own["env"] = [*(own.get("env") or []), f"LISTEN_FDS={options.listening}", "LISTEN_PID=1"]
     filter = compiled(config)
     wanted = str(cast(Json, config.get("linux") or {}).get("cgroupsPath") or "")
     cgroup = cgroups.resolve(wanted, f"{PARENT}/{cid}")
-    held = Held(cid, str(options.bundle), cgroup, time.time(), os.getuid())
+    held = Held(cid, str(options.bundle), cgroup, time.time(), os.getuid(), fresh=not cgroups.exists(cgroup))
     lock = store.make(held, config)
     try:
         return _create(store, held, config, filter, options)
@@ -108,7 +112,7 @@ def _create(store: Store, held: Held, config: Json, filter: Filter, options: Opt
         linux = cast(Json, config.get("linux") or {})
         made = cgroups.create(held.cgroup, resources(linux), join=True)
         held = replace(held, folders=made)
-        store.save(held)  # before more is made: who finds a broken start can undo this much
+        store.save(held)
 
         def hand_over(listener_fd: int, pid: int) -> None:
             state = hooks.state(config, cid=held.id, status="creating", pid=pid, bundle=held.bundle)
@@ -163,9 +167,9 @@ def undo(store: Store, held: Held, config: Json, *, began: bool = True) -> list[
     """What :func:`create` has made is taken away; its processes are gone. Returns what the last hooks had to say."""
     failed: list[WharfError] = []
     try:
-        if held.folders:
+        if held.folders or held.fresh:
             cgroups.kill(held.cgroup)
-            cgroups.remove(held.cgroup, folders=held.folders)
+            cgroups.remove(held.cgroup, folders=held.folders or None)
         resctrl.remove(held.resctrl)
     except WharfError as error:
         failed.append(error)
@@ -178,9 +182,9 @@ def undo(store: Store, held: Held, config: Json, *, began: bool = True) -> list[
 
 def init_task(store: Store, held: Held, config: Json, filter: Filter, options: Options, gate: int) -> InitTask:
     own = cast(Json, config.get("process") or {})
-    # Engines hand an image's annotations on, and an image must not choose its user (CVE-2026-53488).
+    # Engines hand an image's annotations on, and an image must not choose its user, or its pid 1 (CVE-2026-53488).
     given = cast("dict[str, str]", config.get("annotations") or {})
-    annotations = {name: value for name, value in given.items() if name not in (USER_ANNOTATION, GROUPS_ANNOTATION)}
+    annotations = {name: value for name, value in given.items() if not name.startswith(defaults.OWN_ANNOTATIONS)}
     return InitTask(
         config={**config, "annotations": annotations},
         rootfs=Rootfs(path=str(cast(Json, config["root"])["path"])),

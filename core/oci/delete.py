@@ -23,6 +23,8 @@ def delete(store: Store, cid: str, *, force: bool = False) -> list[WharfError]:
     :raises Conflict: it runs :raises NotFound:
     """
     try:
+        if force:
+            signal_first(store.load(cid), signal.SIGKILL)  # a start that hangs would hold the lock for ever
         with store.locked(cid) as held:
             now = status(store, held)
             if now in ("created", "running", "paused") and not force:
@@ -38,7 +40,7 @@ def delete(store: Store, cid: str, *, force: bool = False) -> list[WharfError]:
 
 def end(held: Held) -> None:
     """Kill every process of it and wait. :raises Timeout:"""
-    if cgroups.exists(held.cgroup) and held.folders:
+    if cgroups.exists(held.cgroup) and (held.folders or held.fresh):
         cgroups.kill(held.cgroup)
     pidfd = process.open_pidfd(held.pid, held.pid_start) if held.pid else None
     if pidfd is None:

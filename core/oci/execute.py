@@ -52,7 +52,7 @@ def execute(store: Store, cid: str, wanted: Wanted, warn: Callable[[object], Non
     """
     held = store.load(cid)
     now = status(store, held)
-    if now != "running" and not (now == "paused" and wanted.ignore_paused):
+    if now not in ("created", "running") and not (now == "paused" and wanted.ignore_paused):
         raise Conflict(f"cannot run a command in container {cid!r}", f"it is {now}", "It must be running")
     config = store.config(cid)
     warnings: list[str] = []
@@ -82,7 +82,7 @@ def execute(store: Store, cid: str, wanted: Wanted, warn: Callable[[object], Non
             preserve=wanted.preserve,
             keyring=wanted.keyring,
         )
-        child = spawn.start_exec(_group(held.cgroup, wanted.cgroup), task)
+        child = spawn.start_exec(_group(held.cgroup, wanted.cgroup), task, frozen_too=wanted.ignore_paused)
         child.take_listener = lambda fd, pid: listener.hand_over(fd, config, pid, state(store, held))
         child.wait(None, None)
     finally:

@@ -32,13 +32,18 @@ def kill(store: Store, cid: str, number: int, *, everyone: bool = False) -> None
     if now == "stopped" and not (everyone and cgroups.pids(held.cgroup)):
         if everyone:
             return  # as runc: nothing to do is no error here
-        raise Conflict(f"cannot send a signal to container {cid!r}", "it is not running", "")
+        raise _not_running(cid)
     if everyone:
         _signal_all(held, number)
     elif not signal_first(held, number):
-        raise Conflict(f"cannot send a signal to container {cid!r}", "it is not running", "")
+        raise _not_running(cid)
     if number == signal.SIGKILL and now == "paused":
         cgroups.freeze(held.cgroup, False)  # on cgroup v1 a frozen process takes it only now
+
+
+def _not_running(cid: str) -> Conflict:
+    # In these words containerd tells that from a failure.
+    return Conflict(f"cannot send a signal to container {cid!r}", "container not running", "")
 
 
 def signal_first(held: Held, number: int) -> bool:
@@ -56,6 +61,15 @@ def signal_first(held: Held, number: int) -> bool:
 
 
 def _signal_all(held: Held, number: int) -> None:
+    if number == signal.SIGKILL:
+        cgroups.kill(held.cgroup)  # those that are forked meanwhile too
+        return
     for pid in cgroups.pids(held.cgroup):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+            pidfd = os.pidfd_open(pid)
+            try:
+                # Opened first, then asked: a pid that has become another's meanwhile is not in the group.
+                if pid in cgroups.pids(held.cgroup):
+                    signal.pidfd_send_signal(pidfd, number)
+            finally:
+                os.close(pidfd)

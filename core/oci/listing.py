@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pwd
 import subprocess
@@ -9,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from core import cgroups
-from core.errors import InvalidArgument, Unavailable
+from core.errors import InvalidArgument, NotFound, Unavailable
 from core.oci.store import Held, Store, state, status
 
 
@@ -19,7 +20,11 @@ def show(store: Store, *, as_json: bool, quiet: bool) -> str:
     if quiet:
         return "".join(f"{one.id}\n" for one in held)
     if as_json:
-        return json.dumps([described(store, one) for one in held] or None) + "\n"
+        found = []
+        for one in held:
+            with contextlib.suppress(NotFound):  # it is just being deleted
+                found.append(described(store, one))
+        return json.dumps(found or None) + "\n"
     rows = [("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")]
     for one in held:
         now = status(store, one)

@@ -54,7 +54,8 @@ def restore(
     if detach:
         refuse_terminal(config, options.console)
     wanted = str(cast(Json, config.get("linux") or {}).get("cgroupsPath") or "")
-    held = Held(cid, str(options.bundle), cgroups.resolve(wanted, f"{PARENT}/{cid}"), time.time(), os.getuid())
+    cgroup = cgroups.resolve(wanted, f"{PARENT}/{cid}")
+    held = Held(cid, str(options.bundle), cgroup, time.time(), os.getuid(), fresh=not cgroups.exists(cgroup))
     lock = store.make(held, config)
     try:
         held, master = _restore(store, held, config, options, place, program)

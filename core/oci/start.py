@@ -32,7 +32,9 @@ def start(store: Store, cid: str) -> list[WharfError]:
         if not config.get("process"):
             raise Conflict(f"cannot start container {cid!r}", "its config.json has no process", "Create it with one")
         _open_gate(store, held)
-        return hooks.run_each(config, "poststart", state(store, held))
+        told = state(store, held)
+    # Without the lock: nothing is changed by them, and they may take their time.
+    return hooks.run_each(config, "poststart", told)
 
 
 def _open_gate(store: Store, held: Held) -> None:

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -42,6 +43,7 @@ class Held:
     owner: int
     pid: int = 0  # 0: it is just being made
     pid_start: int = 0
+    fresh: bool = False  # its cgroup was not there before: whatever is there is ours
     folders: tuple[str, ...] = ()  # of its cgroup, those that we have made
     resctrl: tuple[str, ...] = ()  # the same for Intel RDT
     boot: str = ""
@@ -64,24 +66,40 @@ class Store:
 
     def make(self, held: Held, config: Json) -> int:
         """A new container's folder. :returns: its lock :raises Conflict: there is one of that name"""
-        folder = self.folder(held.id)
+        folder, aside = self.folder(held.id), self._aside(held.id)
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._check_root()
+        self._sweep()
+        aside.mkdir(mode=0o700)
+        lock = _lock(aside)
         try:
-            folder.mkdir(mode=0o700)
-        except FileExistsError:
+            (aside / "config.json").write_text(json.dumps(config))
+            (aside / "state.json").write_text(json.dumps(vars(held)))
+            aside.rename(folder)  # whole, and locked already; over an empty folder, which is nobody's
+        except OSError as error:
+            os.close(lock)
+            shutil.rmtree(aside)
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
             raise Conflict(
                 f"container {held.id!r} exists already", f"{folder} is there", "Delete it first, or choose another id"
             ) from None
-        lock = _lock(folder)
-        try:
-            (folder / "config.json").write_text(json.dumps(config))
-            self.save(held)
-        except BaseException:
-            os.close(lock)
-            self.remove(held.id)
-            raise
         return lock
+
+    def _aside(self, cid: str) -> Path:
+        """A place for what is not yet, or no longer, the container's folder; no id has such a name."""
+        return self.root / f"~{cid}~{os.getpid()}"
+
+    def _sweep(self) -> None:
+        """What somebody has left aside who was killed."""
+        for path in self.root.glob("~*"):
+            with contextlib.suppress(OSError):
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(path)
+                finally:
+                    os.close(fd)
 
     def _check_root(self) -> None:
         """What stands in there is believed: which processes are killed, which cgroups removed. Where it was made by
@@ -98,6 +116,11 @@ class Store:
                 f"cannot use {self.root}", "others own it or may write there", "Give --root, a folder of your own"
             )
 
+    def _missing(self, cid: str) -> NotFound:
+        return NotFound(
+            f"container {cid!r} does not exist", f"{self.root} has no such folder", "`list` shows those there are"
+        )
+
     def save(self, held: Held) -> None:
         folder = self.folder(held.id)
         (folder / "state.new").write_text(json.dumps(vars(held)))
@@ -109,14 +132,16 @@ class Store:
         try:
             data = json.loads((self.folder(cid) / "state.json").read_text())
         except (FileNotFoundError, NotADirectoryError):
-            raise NotFound(
-                f"container {cid!r} does not exist", f"{self.root} has no such folder", "`list` shows those there are"
-            ) from None
+            raise self._missing(cid) from None
         known = {name: data[name] for name in Held.__dataclass_fields__ if name in data}
         return Held(**{name: tuple(v) if isinstance(v, list) else v for name, v in known.items()})  # type: ignore[arg-type]
 
     def config(self, cid: str) -> Json:
-        return cast(Json, json.loads((self.folder(cid) / "config.json").read_text()))
+        """:raises NotFound: it is just being deleted, or was by somebody who was killed"""
+        try:
+            return cast(Json, json.loads((self.folder(cid) / "config.json").read_text()))
+        except (FileNotFoundError, NotADirectoryError):
+            raise self._missing(cid) from None
 
     def save_config(self, cid: str, config: Json) -> None:
         folder = self.folder(cid)
@@ -126,16 +151,27 @@ class Store:
     @contextlib.contextmanager
     def locked(self, cid: str) -> Iterator[Held]:
         """The container, for one that changes it. :raises NotFound:"""
-        self.load(cid)
-        lock = _lock(self.folder(cid))
-        try:
-            yield self.load(cid)
-        finally:
-            os.close(lock)
+        folder = self.folder(cid)
+        while True:
+            self.load(cid)
+            try:
+                lock = _lock(folder)
+            except FileNotFoundError:
+                raise self._missing(cid) from None
+            try:
+                # While we waited it may have been deleted, and another of its name be made.
+                if _same(lock, folder):
+                    yield self.load(cid)
+                    return
+            finally:
+                os.close(lock)
 
     def remove(self, cid: str) -> None:
+        """At once, as far as others see; its lock is held."""
+        aside = self._aside(cid)
         with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.folder(cid))
+            self.folder(cid).rename(aside)
+            shutil.rmtree(aside)
 
     def all(self) -> list[Held]:
         """Every container, by id."""
@@ -154,6 +190,13 @@ def _lock(folder: Path) -> int:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     fcntl.flock(fd, fcntl.LOCK_EX)
     return fd
+
+
+def _same(fd: int, folder: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), folder.stat())
+    except FileNotFoundError:
+        return False
 
 
 def born(held: Held, pid: int) -> Held:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -130,8 +131,17 @@ def _updating(parser: argparse.ArgumentParser) -> None:
 def _options(args: argparse.Namespace) -> Options:
     if args.no_pivot:
         raise Unsupported("cannot use --no-pivot", "a root that is not pivoted can be left again", "Leave it out")
-    bundle = Path(args.bundle).resolve()
-    return Options(bundle, args.pid_file, args.console_socket, args.preserve_fds, not args.no_new_keyring)
+    bundle, listening = Path(args.bundle).resolve(), _listening()
+    preserve = args.preserve_fds + listening
+    return Options(bundle, args.pid_file, args.console_socket, preserve, not args.no_new_keyring, listening)
+
+
+def _listening() -> int:
+    """How many sockets we were started with to hand on (sd_listen_fds(3))."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return 0
+    count = os.environ.get("LISTEN_FDS", "")
+    return int(count) if count.isdecimal() else 0
 
 
 def _create(store: Store, args: argparse.Namespace, log: Log) -> int:

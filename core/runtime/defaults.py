@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 Json = dict[str, object]
+OWN_ANNOTATIONS = "io.wharfinger."  # what they begin with that the engine writes, and nobody else may
 INIT_ANNOTATION = "io.wharfinger.init"  # "true": pid 1 is our reaper (core.runtime.reaper)
 FILTER_FILE = "seccomp.bpf"  # the compiled seccomp filter, beside config.json
 

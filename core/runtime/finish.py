@@ -268,7 +268,7 @@ class Command:
         self._env = dict(entry.partition("=")[::2] for entry in cast("list[str]", own.get("env") or []))
         self._env.setdefault("HOME", user.home)
         name, self._path = self._argv[0], self._env.get("PATH", "")
-        self._places = [name] if "/" in name else [f"{folder or '.'}/{name}" for folder in self._path.split(":")]
+        self._places = [name] if "/" in name else [f"{folder}/{name}" for folder in _folders(self._path)]
         mask = cast(Json, own.get("user") or {}).get("umask")
         os.umask(0o022 if mask is None else cast(int, mask))
         # Python ignores these two; an ignored signal would stay so in the command.
@@ -306,7 +306,7 @@ def check_command(own: Json) -> None:
     """
     name = cast("list[str]", own["args"])[0]
     env = dict(entry.partition("=")[::2] for entry in cast("list[str]", own.get("env") or []))
-    places = [name] if "/" in name else [f"{folder or '.'}/{name}" for folder in env.get("PATH", "").split(":")]
+    places = [name] if "/" in name else [f"{folder}/{name}" for folder in _folders(env.get("PATH", ""))]
     found = [place for place in places if os.path.exists(place)]
     if not found and "/" in name:
         raise _refused(name, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
@@ -314,6 +314,11 @@ def check_command(own: Json) -> None:
         raise _not_in_path(name, env.get("PATH", ""))
     if not any(os.path.isfile(place) and os.access(place, os.X_OK) for place in found):
         raise _refused(name, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
+def _folders(path: str) -> list[str]:
+    """Of ``PATH``; an empty part is not the working directory, where anybody may have put something."""
+    return [folder for folder in path.split(":") if folder]
 
 
 def _not_in_path(name: str, path: str) -> CommandNotFound:

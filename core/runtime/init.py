@@ -126,7 +126,7 @@ def _finish(task: InitTask, report: Report, user: User) -> NoReturn:
     if own and task.gate >= 0:
         finish.check_command(own)  # already now: an engine on top tells a missing command by a `create` that fails
     if annotations.get(reaper.INIT_ANNOTATION) == "true":
-        reaper.stay(task.stdio is None, report)
+        reaper.stay(task.stdio is None, bool(own.get("noNewPrivileges")), task.seccomp, report)
     command = finish.Command(own, user, task.preserve) if own else None
     waiting = gate.Gate(task.gate) if task.gate >= 0 else None
     if waiting is None:

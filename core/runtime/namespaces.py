@@ -220,8 +220,9 @@ def _hold_namespaces(made: int, flags: int, home: int | None) -> None:
         else:
             process.setns(home, process.CLONE_NEWUSER)
             process.unshare(flags)
-        # newuidmap, and an ordinary user, want to see whose process it is.
-        process.set_dumpable(True)
+        if home is None:
+            # newuidmap, and an ordinary user, want to see whose process it is; nobody else is in there yet.
+            process.set_dumpable(True)
         # Our pid as /proc has it: that may be the host's, while we have been forked in a pid namespace already.
         answer = os.readlink("/proc/self")
     except OSError as error:

@@ -7,16 +7,18 @@ import signal
 from typing import NoReturn
 
 from core.kernel import caps, libc, process
-from core.runtime.task import Report
+from core.kernel.bpf import FILTER_NEW_LISTENER, FILTER_WAIT_KILLABLE_RECV, install_filter
+from core.runtime.task import Filter, Report
 
 INIT_ANNOTATION = "io.wharfinger.init"
 
 
-def stay(tty: bool, report: Report) -> None:
+def stay(tty: bool, no_new_privs: bool, seccomp: Filter, report: Report) -> None:
     """The child returns from here and becomes the command; this process stays as pid 1.
 
     It forwards signals to the command, reaps every orphan, and ends with the command's status. It keeps only
-    CAP_KILL, stays undumpable, and holds no descriptor.
+    CAP_KILL, stays undumpable, holds no descriptor, and is under the command's filter: with CAP_SYS_PTRACE the command
+    could have it do what itself may not.
     """
     report.at("starting the reaper")
     every = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
@@ -32,9 +34,14 @@ def stay(tty: bool, report: Report) -> None:
         return
     process.set_death_signal(0)
     process.set_title("wharf-init")  # the launcher's command line names folders of the host
+    libc.close_range(0)
+    if no_new_privs:
+        process.set_no_new_privs()
+    if seccomp.program:
+        # Without a listener of its own: a call that an agent would have to answer is one that does not exist here.
+        install_filter(seccomp.program, seccomp.flags & ~(FILTER_NEW_LISTENER | FILTER_WAIT_KILLABLE_RECV))
     caps.limit_bounding(0)
     caps.set_process(1 << caps.NUMBERS["CAP_KILL"], 1 << caps.NUMBERS["CAP_KILL"], 0)
-    libc.close_range(0)
     _reap(child, every)
 
 

@@ -22,6 +22,10 @@ from core.runtime.task import InitTask, Report
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 _HOSTS = {"proc": "/proc", "sysfs": "/sys", "mqueue": "/dev/mqueue"}
+# What lxcfs shows a container instead of the host's figures: read only, and nothing that init writes to.
+_FIGURES = frozenset(
+    f"/proc/{name}" for name in "cpuinfo diskstats meminfo stat swaps uptime loadavg slabinfo pressure".split()
+)
 _KERNELS = {0x9FA0: "/proc", 0x62656572: "/sys"}  # PROC_SUPER_MAGIC, SYSFS_MAGIC
 
 
@@ -189,6 +193,9 @@ class Tree:
         if device in self._ordinary:
             return
         place = _KERNELS.get(libc.filesystem_type(target))
+        own_proc = "/proc" in self.special and device == os.fstat(self.special["/proc"]).st_dev
+        if own_proc and destination in _FIGURES and not itself:
+            return
         named = place is not None and f"{destination}/".startswith(f"{place}/")
         # Below /sys a mount is what was asked for, and nothing is written there.
         if place and not (named and (itself or (place == "/sys" and destination != "/sys"))):

@@ -205,14 +205,14 @@ def start_init(task: InitTask, cgroup: str, host_hooks: Callable[[int], None] | 
     return child
 
 
-def start_exec(cgroup: str, task: ExecTask) -> Child:
+def start_exec(cgroup: str, task: ExecTask, *, frozen_too: bool = False) -> Child:
     """Fork a process into the container whose first process ``task.pid`` is.
 
     :param task: its ``report``, ``place`` and ``enter_cgroup`` are filled in here
     :raises Conflict: the container is paused (the process would hang before it could start)
     :raises OSError: the container has ended
     """
-    if cgroups.frozen(cgroup):
+    if not frozen_too and cgroups.frozen(cgroup):
         raise Conflict("cannot run a command in the container", "it is paused", "Unpause it first")
 
     def become(report: int) -> NoReturn:

@@ -354,3 +354,13 @@ async def test_what_cannot_be_is_refused(engine: Engine, busybox_image: str) -> 
             pass
     assert accepted == []
     assert await engine.containers() == []
+
+
+async def test_the_reaper_is_under_the_commands_filter(engine: Engine, busybox_image: str) -> None:
+    """With CAP_SYS_PTRACE the command could have pid 1 do what its own filter forbids."""
+    spec = ContainerSpec(busybox_image, command=("sleep", "100"), init=True, security_opt=("no-new-privileges",))
+    box = await engine.start((await engine.create(spec)).id)
+    status = Path(f"/proc/{box.pid}/status").read_text()
+    assert "wharf-init" in status
+    assert "\nSeccomp:\t2" in status
+    assert "\nNoNewPrivs:\t1" in status
