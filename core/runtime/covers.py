@@ -38,18 +38,34 @@ def make_readonly(target: int | None) -> None:
     os.close(target)
 
 
-def mask(target: int | None, null: Callable[[], int]) -> None:
-    """Cover a file by the null device, a folder by an empty one.
+class Mask:
+    """Covers files by the null device, folders by an empty one.
 
-    :param target: closed; None: there is nothing
     :param null: opens the null device
     """
-    if target is None:
-        return
-    if stat.S_ISDIR(os.fstat(target).st_mode):
-        cover = mount.filesystem("tmpfs", [("nr_blocks", "1"), ("nr_inodes", "1")], mount.ATTR_RDONLY)
-    else:
-        cover = mount.clone_tree(null())
-    mount.attach(cover, target)
-    os.close(cover)
-    os.close(target)
+
+    def __init__(self, null: Callable[[], int]) -> None:
+        self._null = null
+        self._empty = -1
+
+    def put(self, target: int | None) -> None:
+        """:param target: closed; None: there is nothing"""
+        if target is None:
+            return
+        if not stat.S_ISDIR(os.fstat(target).st_mode):
+            cover = mount.clone_tree(self._null())
+        elif self._empty >= 0:
+            cover = mount.clone_tree(self._empty)  # one for all of them: nobody can write to it
+        else:
+            cover = mount.filesystem("tmpfs", [("nr_blocks", "1"), ("nr_inodes", "1")], mount.ATTR_RDONLY)
+        mount.attach(cover, target)
+        if self._empty < 0 and stat.S_ISDIR(os.fstat(cover).st_mode):
+            self._empty = cover
+        else:
+            os.close(cover)
+        os.close(target)
+
+    def close(self) -> None:
+        if self._empty >= 0:
+            os.close(self._empty)
+            self._empty = -1

@@ -78,9 +78,11 @@ class Tree:
         for path in cast("list[str]", self._linux.get("readonlyPaths") or []):
             self._report.at(f"making {path} read-only")
             covers.make_readonly(self._existing(path))
+        masks = covers.Mask(self._null)
         for path in cast("list[str]", self._linux.get("maskedPaths") or []):
             self._report.at(f"masking {path}")
-            covers.mask(self._existing(path), self._null)
+            masks.put(self._existing(path))
+        masks.close()
 
     def proc(self) -> int:
         """A proc file system of our own; where the container has none, one that nobody else sees."""
