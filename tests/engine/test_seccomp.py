@@ -80,7 +80,7 @@ async def test_exec_is_under_the_same_filter(
     option = write(profile("SCMP_ACT_ALLOW", REFUSING))
     box = await engine.create(ContainerSpec(busybox_image, command=("sleep", "60"), security_opt=(option,)))
     await engine.start(box.id)
-    assert await execute(engine, box.id, f"{MODE}; mkdir /tmp/x; echo $?") == [
+    assert await execute(engine, box.id, f"{MODE}; mkdir /tmp/x 2>&1; echo $?") == [
         "Seccomp:\t2",
         f"mkdir: can't create directory '/tmp/x': {REFUSED}",
         "1",
