@@ -11,6 +11,10 @@ import signal
 import termios
 import tty
 from collections.abc import Iterator
+from typing import cast
+
+from core.errors import InvalidArgument
+from core.runtime.defaults import Json
 
 _CHUNK = 65536
 _OURS = (signal.SIGCHLD, signal.SIGWINCH, signal.SIGPIPE, signal.SIGURG)
@@ -31,6 +35,19 @@ def stay(pid: int, master: int | None) -> int:
         if ended == pid:
             code = os.waitstatus_to_exitcode(status)
             return code if code >= 0 else 128 - code
+
+
+def refuse_no_terminal(config: Json, socket: str) -> None:
+    """In the foreground the container's terminal is ours: there has to be one.
+
+    :raises InvalidArgument:
+    """
+    if cast(Json, config.get("process") or {}).get("terminal") and not socket and not any(map(os.isatty, range(3))):
+        raise InvalidArgument(
+            "cannot show the container's terminal",
+            "process.terminal is true, and standard input is no terminal",
+            "Set it to false, or give --console-socket",
+        )
 
 
 @contextlib.contextmanager

@@ -23,6 +23,8 @@ def run(
     config = _load(options, warn)
     if detach:
         refuse_terminal(config, options.console)
+    else:
+        console.refuse_no_terminal(config, options.console)
     made = create(store, cid, config, options)
     if detach:
         _start(store, made, warn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def check_limits(limits: Resources) -> None:
         )
     if limits.nano_cpus and (limits.cpu_period or limits.cpu_quota):
         raise InvalidArgument("--cpus and --cpu-quota contradict each other", "--cpus sets the quota", "Give one")
-    _within("number of CPUs in billionths", limits.nano_cpus, 10_000_000, 10**15, or_zero=True)
+    _check_cpus(limits.nano_cpus / 1e9)
     _within("CPU period", limits.cpu_period, 1_000, 1_000_000, or_zero=True)
     if limits.cpu_quota != -1:
         _within("CPU quota", limits.cpu_quota, 1_000, MOST, or_zero=True)
@@ -38,6 +39,12 @@ def check_limits(limits: Resources) -> None:
     _check_set("CPUs", limits.cpuset_cpus, Path("/sys/devices/system/cpu/online"))
     _check_set("memory nodes", limits.cpuset_mems, Path("/sys/devices/system/node/online"))
     _check_block(limits)
+
+
+def _check_cpus(wanted: float) -> None:
+    most = os.cpu_count() or 1
+    if wanted and not 0.01 <= wanted <= most:
+        raise InvalidArgument(f"cannot have {wanted:g} CPUs", f"this host has {most}", f"Give --cpus 0.01 to {most}")
 
 
 def _check_block(limits: Resources) -> None:

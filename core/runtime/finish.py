@@ -160,7 +160,7 @@ def _set_limit(limit: Json) -> None:
         raise StartFailed(
             f"cannot set {name} to {soft}:{hard}",
             f"the host's hard limit is {resource.getrlimit(number)[1]}, and raising it needs CAP_SYS_RESOURCE",
-            "Ask for less",
+            f"Ask for less (docker and podman: --ulimit {name[7:].lower()}=SOFT:HARD)",
             step="limits",
         ) from error
 
