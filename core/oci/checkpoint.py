@@ -71,7 +71,7 @@ def _dump(
     # A network namespace that it has joined is there before and after; one of its own is CRIU's to make again.
     joined = bool(namespaces.listed(config).get("network"))
     found = outside.look(held.pid, config, held.cgroup, _streams(held.pid), network=joined)
-    saved = Saved(options, found)
+    saved = Saved(options, found, hold=options.tcp_established and criu.by_iptables())
 
     def dumped() -> None:
         meta = {"version": 1, "created": time.time(), "machine": os.uname().machine, "criu": program[1]}

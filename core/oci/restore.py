@@ -85,7 +85,7 @@ def _restore(
             saved = restoring.Saved.from_plain(restoring.read_meta(images))
             saved = replace(saved, options=_merged(saved.options, place.options))
             task = init_task(store, held, config, Filter(), options, -1)._replace(joined=joined)
-            order = restoring.Order(images, work, program, saved)
+            order = restoring.Order(images, work, program, saved, hold=True)
             child = restoring.start(task, held.cgroup, order, host_hooks(held, config))
             child.wait(None, None)
         held = born(held, child.pid)

@@ -160,8 +160,10 @@ class _Work:
         config = json.loads((inst.container_dir(cid) / "config.json").read_bytes())
         group = records.cgroup(self._ctx, cid, self._record)
         found = outside.look(run.pid, config, group, _streams(inst.container_run(cid)))
-        saved = Saved(criu.Options(**vars(wish.options)), found, input_ended)
+        hold = wish.options.tcp_established and criu.by_iptables()
+        saved = Saved(criu.Options(**vars(wish.options)), found, input_ended, hold)
         meta = self._meta()
+        self._check_network(str(meta["criu"]))
         pack = None if wish.export is None else portable.Pack(inst, self._record, self._aside, wish.export)
         made: list[Checkpoint] = []
 
@@ -196,6 +198,16 @@ class _Work:
         if wish.leave_running:
             publish()
         return made[0]
+
+    def _check_network(self, release: str) -> None:
+        """CRIU drops what comes for connections meanwhile, and leaves it so: another container would be cut off."""
+        shared = self._record.spec.network.startswith("container:")
+        if shared and criu.locks_network(self._wish.options.tcp_established, release):
+            raise Unsupported(
+                f"cannot checkpoint {self._record.name}",
+                f"it shares its network with another container, which criu {release} would cut off",
+                "Leave --tcp-established out" if self._wish.options.tcp_established else "Install criu 3.19 or newer",
+            )
 
     def _meta(self) -> dict[str, object]:
         endpoints = self._record.saved.endpoints

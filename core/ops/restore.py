@@ -109,7 +109,7 @@ async def _from(ctx: Context, record: Record, name: str, program: str) -> Record
             raise Conflict(what, "the checkpoint is of a container with another image", object_id=record.id)
         if meta.get("machine") != os.uname().machine:
             raise Unsupported(what, f"its processes ran on {meta.get('machine')}", "Restore it on such a machine")
-        resume = Resume(given, str(meta.get("address") or ""), saved.options.tcp_established)
+        resume = Resume(given, str(meta.get("address") or ""), saved.options.tcp_established, saved.hold)
         return await bring_up(ctx, record, resume=resume)
 
 

@@ -48,11 +48,13 @@ class Resume:
     :param descriptors: the checkpoint's, for :func:`core.supervise.client.launch`
     :param address: that it had; another will do
     :param same_address: no other will do
+    :param hold: see :func:`core.supervise.criu.hold_connections`
     """
 
     descriptors: Mapping[str, int]
     address: str = ""
     same_address: bool = False
+    hold: bool = False
 
 
 async def start(ctx: Context, ref: str, attach: socket.socket | None = None) -> Container:
@@ -194,12 +196,25 @@ async def wire(
 async def _attach(ctx: Context, network: str, cid: str, own: int | None, resume: Resume | None) -> Attachment:
     if resume is None or not resume.address:
         return await ctx.net.attach(network, cid, namespace=own)
+    if resume.same_address:
+        return await _attach_held(ctx, network, cid, resume)
     try:
         return await ctx.net.attach(network, cid, ip=resume.address, namespace=own)
     except (Conflict, InvalidArgument):  # taken, or of another network by now
-        if resume.same_address:
-            raise
         return await ctx.net.attach(network, cid, namespace=own)
+
+
+async def _attach_held(ctx: Context, network: str, cid: str, resume: Resume) -> Attachment:
+    """Attached as it was, but deaf until its connections are restored."""
+    from core.supervise.criu import hold_connections  # late: a restore is rare
+
+    own = await ctx.net.new_netns()
+    try:
+        if resume.hold:
+            await asyncio.to_thread(hold_connections, own)
+        return await ctx.net.attach(network, cid, ip=resume.address, namespace=own)
+    finally:
+        os.close(own)
 
 
 async def _publish(ctx: Context, record: Record, ip: str) -> Published:

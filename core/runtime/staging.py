@@ -44,6 +44,9 @@ def prepare(task: InitTask, report: Report, wanted: Sequence[tuple[str, str]]) -
     os.close(here)
     _put(shelf, ROOT, sources.root)
     rootfs.with_umask(0, lambda: _make_places(task.config, sources))
+    if cast(Json, task.config.get("root") or {}).get("readonly"):
+        # CRIU 3.17 gives the root the flags of the mount that it copies, not those that were saved.
+        mount.set_attributes(sources.root, mount.ATTR_RDONLY)
     places = _sources(task.config, sources, shelf)
     for number, (destination, rest) in enumerate(wanted):
         report.at(f"finding the source of {os.path.join(destination, rest)}")

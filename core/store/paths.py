@@ -8,6 +8,7 @@ Data root (durable, mode 0700)::
     containers/ID/{upper,work}    overlay's writable layer
     containers/ID/log/0.log[.N]   CRI text log
     containers/ID/checkpoints/    CRIU's images (core.ops.checkpoints)
+    containers/ID/dump.log        CRIU's of the last checkpoint that failed
     containers/ID/exit.json       exit record of the last run (written by the monitor)
     containers/ID/{hosts,resolv.conf,hostname}
     volumes/NAME/

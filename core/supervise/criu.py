@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from core.errors import Unsupported, WharfError
+from core.kernel import netns
 from core.kernel.process import CLONE_NEWNET
 
 PROGRAM = "WHARF_CRIU"  # environment variable: which one to use
@@ -82,7 +83,7 @@ def find(named: str = "") -> str:
 
 
 # What CRIU drops all packets by, but its own (they carry that mark): rules for iptables-restore.
-HOLD = b"""*filter
+_HOLD = b"""*filter
 :CRIU - [0:0]
 -I INPUT -j CRIU
 -I OUTPUT -j CRIU
@@ -90,6 +91,28 @@ HOLD = b"""*filter
 -A CRIU -j DROP
 COMMIT
 """
+
+
+def hold_connections(network: int) -> None:
+    """Drop what comes into a network namespace until CRIU has restored its connections: a packet for one that is not
+    there yet would end it. Once, and only where :func:`by_iptables` said so at the dump: CRIU takes the rules away,
+    as they are those that it made then.
+
+    :param network: descriptor
+    :raises OSError: no process can be made
+    """
+    rules = os.memfd_create("rules")
+    try:
+        os.write(rules, _HOLD)
+        with netns.inside(network):
+            for name in ("iptables-restore", "ip6tables-restore"):
+                program = shutil.which(name, path=PATH)
+                if program is not None:
+                    os.lseek(rules, 0, os.SEEK_SET)
+                    streams = [(os.POSIX_SPAWN_DUP2, rules, 0)]
+                    os.waitpid(os.posix_spawn(program, [name], {"PATH": PATH}, file_actions=streams), 0)
+    finally:
+        os.close(rules)
 
 
 # -- the wire format
@@ -206,11 +229,21 @@ def _common(images: int, work: int, options: Options) -> list[tuple[int, Value]]
     return fields
 
 
+def locks_network(tcp_established: bool, release: str) -> bool:
+    """Are all packets of the network namespace dropped from a dump until the restore?"""
+    return tcp_established or parse_version(release) < _SKIP_SINCE
+
+
 def _network_lock(options: Options, version: tuple[int, ...]) -> int:
     """How connections are held back meanwhile; 0: by iptables, as it does by itself."""
     if not options.tcp_established and version >= _SKIP_SINCE:
         return _SKIP  # there are none
-    return 0 if shutil.which("iptables-restore", path=PATH) else _NFTABLES
+    return 0 if by_iptables() else _NFTABLES
+
+
+def by_iptables() -> bool:
+    """Does CRIU, at a dump now, hold connections back by iptables, and at the restore look for these rules?"""
+    return shutil.which("iptables-restore", path=PATH) is not None
 
 
 def parse_version(text: str) -> tuple[int, ...]:
@@ -300,10 +333,16 @@ _CURES = (
 )
 
 
+def printable(text: str) -> str:
+    """Without anything that a terminal would act on."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 def explain(what: str, log: bytes, kind: type[WharfError] = WharfError) -> WharfError:
     """The error for a failure: ``why`` by the first of the log's that say something, ``fix`` where a cure is known."""
     lines = [match[1].strip() for line in log.decode(errors="replace").splitlines() if (match := _ERROR.match(line))]
     told = [line for line in lines if not line.startswith(_HARMLESS) and not line.endswith(_LAST)]
     why = "criu: " + "; ".join(dict.fromkeys(told[:2])) if told else "criu gave up and did not say why"
+    why = printable(why)  # names of the container's files are in it
     cure = next((cure for word, cure in _CURES if any(word in line for line in told)), "")
     return kind(what, why, cure)

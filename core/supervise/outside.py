@@ -56,7 +56,7 @@ class Outside:
     """What one container has of the outside.
 
     :param files: CRIU's name of an open file → which of the standard streams it is, or :data:`NULL`
-    :param networks: inode of its network namespace, where that is not the host's
+    :param network: inode of its network namespace, where that is not the host's
     """
 
     mounts: list[Given] = field(default_factory=list)
@@ -142,7 +142,7 @@ def _parent(pid: int) -> int:
 
 def _command(pid: int) -> str:
     with contextlib.suppress(OSError), open(f"/proc/{pid}/comm", errors="replace") as file:
-        return file.read().strip()
+        return criu.printable(file.read().strip())
     return "?"
 
 
@@ -161,7 +161,7 @@ def _mount(line: str) -> Mount:
 
 
 def _given(pid: int, config: Json, table: Sequence[Mount]) -> list[Given]:
-    owners = dict(_owners(pid, config, {entry.id: entry for entry in table}))
+    owners = _owners(pid, config, {entry.id: entry for entry in table})
     by_id = {entry.id: entry for entry in table}
     found = []
     for entry in table:
@@ -179,34 +179,49 @@ def _given(pid: int, config: Json, table: Sequence[Mount]) -> list[Given]:
     return found
 
 
-def _owners(pid: int, config: Json, table: Mapping[int, Mount]) -> Iterator[tuple[int, Json]]:
-    """(id, entry of config.json) of each mount that the configuration has made.
+def _owners(pid: int, config: Json, table: Mapping[int, Mount]) -> dict[int, Json]:
+    """Id of a mount → the entry of config.json that has made it.
 
-    A container may have moved links and mounts about since then: what is at the entry's place now must have at least
-    the restrictions that the entry asks for, or it would get a read-only source as a writable one back.
+    A container may have moved links and mounts about since then. What is at an entry's place now must be no other
+    entry's, and have at least the restrictions that this one asks for: or the container would get a read-only source
+    back as a writable one.
+
+    :raises Conflict:
     """
+    found: dict[int, Json] = {}
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for entry in cast("list[Json]", config.get("mounts") or []):
             options = mountopts.parse(cast("list[str]", entry.get("options") or []))
-            try:
-                place = resolve.open_in_root(root, str(entry["destination"]), os.O_PATH)
-            except OSError:
-                continue
-            at = table.get(_mount_id("self", place))
-            os.close(place)
+            at = table.get(_mount_at(root, str(entry["destination"])))
             if at is None or at.point == "/" or options.remount:
                 continue
             lost = [name for bit, name in _FLAGS.items() if options.attributes & bit and name not in at.options]
             if lost and sources.is_bind(entry):
-                raise Conflict(
-                    "cannot checkpoint the container",
-                    f"what is mounted on {entry['destination']} is not {' '.join(lost)} any more",
-                    "The container has changed its mounts",
-                )
-            yield at.id, entry
+                raise _moved(f"what is mounted on {entry['destination']} is not {' '.join(lost)} any more")
+            other = str(found.get(at.id, entry)["destination"])
+            if os.path.normpath(other) != os.path.normpath(str(entry["destination"])):
+                raise _moved(f"{other} and {entry['destination']} are one place now")
+            found[at.id] = entry
     finally:
         os.close(root)
+    return found
+
+
+def _moved(why: str) -> Conflict:
+    return Conflict("cannot checkpoint the container", why, "It has changed its mounts, or links that lead to them")
+
+
+def _mount_at(root: int, destination: str) -> int:
+    """The id of the mount that ``destination`` lies on; 0 where it leads nowhere."""
+    try:
+        place = resolve.open_in_root(root, destination, os.O_PATH)
+    except OSError:
+        return 0
+    try:
+        return _mount_id("self", place)
+    finally:
+        os.close(place)
 
 
 def _mount_id(pid: int | str, fd: int | str) -> int:
@@ -248,6 +263,6 @@ def _files(pid: int, inside: Iterable[int], streams: Mapping[tuple[int, int], in
         else:
             raise Conflict(
                 "cannot checkpoint the container",
-                f"process {pid} ({_command(pid)}) has {target} of the host open",
+                f"process {pid} ({_command(pid)}) has {criu.printable(target)} of the host open",
                 "Let it close that first",
             )

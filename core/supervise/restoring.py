@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn, cast
 
 from core.errors import Corrupt, StartFailed, WharfError
-from core.kernel import libc, process
+from core.kernel import libc
 from core.runtime import finish, staging
 from core.runtime.task import InitTask, Report
 from core.supervise import criu
@@ -42,11 +41,13 @@ class Saved:
     """``checkpoint.json``, as far as a restore needs it.
 
     :param input_ended: nobody writes to its standard input any more
+    :param hold: its connections want :func:`core.supervise.criu.hold_connections`
     """
 
     options: criu.Options = field(default_factory=criu.Options)
     outside: Outside = field(default_factory=Outside)
     input_ended: bool = False
+    hold: bool = False
 
     def to_plain(self) -> dict[str, object]:
         return {
@@ -55,6 +56,7 @@ class Saved:
             "files": self.outside.files,
             "network": self.outside.network,
             "input_ended": self.input_ended,
+            "hold": self.hold,
         }
 
     @classmethod
@@ -68,7 +70,8 @@ class Saved:
             if not all(NULL <= number <= 2 for number in files.values()):
                 raise ValueError("a stream that is none")
             network = int(cast(int, plain["network"]))
-            return cls(criu.Options(**options), Outside(mounts, files, network), bool(plain.get("input_ended")))
+            outside = Outside(mounts, files, network)
+            return cls(criu.Options(**options), outside, bool(plain.get("input_ended")), bool(plain.get("hold")))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Corrupt("the checkpoint is damaged", f"its {META}: {error!r}", "Make a new one") from error
 
@@ -96,12 +99,14 @@ class Order:
     :param images: folder of CRIU's images
     :param work: folder where its log comes
     :param program: CRIU's path
+    :param hold: whoever has made the network namespace has not called :func:`core.supervise.criu.hold_connections`
     """
 
     images: int
     work: int
     program: str
     saved: Saved
+    hold: bool = False
 
 
 def start_kept(task: InitTask, cgroup: str, kept: dict[str, int], host_hooks: Callable[[int], None]) -> Restored:
@@ -134,12 +139,13 @@ def start(task: InitTask, cgroup: str, order: Order, host_hooks: Callable[[int],
     work, null = os.dup(order.work), os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
         given = _inherited(task, order.saved, null)
+        names = [(name, _FIRST + number) for number, (name, _) in enumerate(given)]
+        request = _request(task, order.saved, cgroup, names)
         pid = os.fork()
         if pid == 0:
             ours.close()
             _become_criu(task, order, theirs.fileno(), null, [fd for _, fd in given])
-        names = [(name, _FIRST + number) for number, (name, _) in enumerate(given)]
-        return Restored(pid, ours, work, _request(task, order.saved, cgroup, names), host_hooks)
+        return Restored(pid, ours, work, request, host_hooks)
     except BaseException:
         ours.close()
         os.close(work)
@@ -181,9 +187,9 @@ def _become_criu(task: InitTask, order: Order, line: int, null: int, given: Sequ
     try:
         finish.guard(report)
         wanted = [(mount.destination, mount.rest) for mount in order.saved.outside.mounts]
-        if order.saved.options.tcp_established and "network" in task.joined:
+        if order.hold and order.saved.hold and "network" in task.joined:
             report.at("holding back connections")
-            _hold_connections(task.joined["network"])
+            criu.hold_connections(task.joined["network"])
         staging.prepare(task, report, wanted)
         report.at("opening the checkpoint")
         images, work = _here(order.images), _here(order.work)
@@ -202,27 +208,6 @@ def _become_criu(task: InitTask, order: Order, line: int, null: int, given: Sequ
         os.execve(order.program, ["criu", "swrk", str(_LINE)], {"PATH": criu.PATH, "LANG": "C.UTF-8"})
     except BaseException as error:
         report.fail(error)
-
-
-def _hold_connections(network: int) -> None:
-    """What comes for a connection before that is there would end it. CRIU takes these rules away again when it is
-    there: they are those that it has made itself at the dump. Where there is no iptables it has made others."""
-    for name in ("iptables-restore", "ip6tables-restore"):
-        program = shutil.which(name, path=criu.PATH)
-        if program is None:
-            continue
-        pid = os.fork()
-        if pid == 0:
-            try:
-                process.setns(network, process.CLONE_NEWNET)
-                rules = os.memfd_create("rules")
-                os.write(rules, criu.HOLD)
-                os.lseek(rules, 0, os.SEEK_SET)
-                os.dup2(rules, 0)
-                os.execve(program, [name], {"PATH": criu.PATH})
-            finally:
-                os._exit(127)
-        os.waitpid(pid, 0)
 
 
 def _here(folder: int) -> int:
@@ -248,10 +233,6 @@ class Restored:
         self._work = work  # the folder of CRIU's log
         self._request = request
         self._hooks = hooks
-
-    @property
-    def first(self) -> int:
-        return self.pid
 
     def advance(self) -> bool:
         """Take one message. :returns: True once the container runs :raises WharfError: it failed; nothing is left"""

@@ -109,6 +109,8 @@ def test_errors_in_its_log_become_words() -> None:
     assert "criu 4.1" in criu.explain("cannot", old).fix
     inner = b"(00.1) pie: 65: Error (criu/pie/parasite-vdso.c:297): vdso: Can't find vDSO area in image\n"
     assert "Can't find vDSO" in criu.explain("cannot", inner).why
+    hostile = b"(00.1) Error (criu/files-reg.c:1): Can't open file \x1b]0;x\x07\n"
+    assert criu.explain("cannot", hostile).why == "criu: Can't open file ?]0;x?"
     assert "did not say why" in criu.explain("cannot", b"").why
 
 
