@@ -16,6 +16,7 @@ from core import cgroups
 from core.cgroups import resctrl
 from core.errors import InvalidArgument, StartFailed, Unavailable, WharfError
 from core.kernel import caps, process
+from core.kernel.bpf import FILTER_NEW_LISTENER
 from core.oci.store import Held, Store, born
 from core.runtime import defaults, hooks, namespaces, notify, seccomp
 from core.runtime.check import check_config
@@ -123,7 +124,8 @@ def _create(store: Store, held: Held, config: Json, filter: Filter, options: Opt
             process.argument_area()  # asked now: inside, what it reads could be the image's (see the reaper)
             task = init_task(store, held, config, filter, options, gate.fileno())
             child = spawn.start_init(task, held.cgroup, host_hooks(held, config))
-            child.take_listener = hand_over
+            if filter.flags & FILTER_NEW_LISTENER:
+                child.take_listener = hand_over
             child.wait(None, None)
         held = born(held, child.first)
         if linux.get("intelRdt"):

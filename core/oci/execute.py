@@ -11,6 +11,7 @@ from typing import cast
 
 from core.errors import Conflict, InvalidArgument, Unsupported
 from core.kernel import process
+from core.kernel.bpf import FILTER_NEW_LISTENER
 from core.oci import console
 from core.oci.create import check_preserved, compiled, drop_unheld, send_terminal, write_pid
 from core.oci.store import Store, state, status
@@ -83,7 +84,8 @@ def execute(store: Store, cid: str, wanted: Wanted, warn: Callable[[object], Non
             keyring=wanted.keyring,
         )
         child = spawn.start_exec(_group(held.cgroup, wanted.cgroup), task, frozen_too=wanted.ignore_paused)
-        child.take_listener = lambda fd, pid: listener.hand_over(fd, config, pid, state(store, held))
+        if task.seccomp.flags & FILTER_NEW_LISTENER:
+            child.take_listener = lambda fd, pid: listener.hand_over(fd, config, pid, state(store, held))
         child.wait(None, None)
     finally:
         os.close(pidfd)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import socket
-from collections.abc import Callable
-from functools import partial
 
 from core.errors import Conflict, StartFailed, WharfError
-from core.oci.kill import signal_first
 from core.oci.store import Held, Store, state, status
 from core.runtime import hooks
-from core.runtime.task import LISTENER
-from core.supervise import listener, sockets, spawn
+from core.supervise import sockets, spawn
 from core.supervise.protocol import close_all
 
 _PACKET = 65536
@@ -45,22 +40,17 @@ def _open_gate(store: Store, held: Held) -> None:
         except OSError as error:
             path.unlink(missing_ok=True)  # somebody started it and was killed before this
             raise Conflict(f"cannot start container {held.id!r}", "it has been started already", "") from error
-        agent = partial(listener.hand_over, config=store.config(held.id), pid=held.pid, state=state(store, held))
-        try:
-            words = _follow(line, agent)
-        except WharfError:
-            signal_first(held, signal.SIGKILL)  # it must not go on without its listener
-            raise
+        words = _follow(line)
     # There until now: a start that is killed half way leaves a container that says what it is, created.
     path.unlink(missing_ok=True)
     if words is not None:
         raise spawn.reported(words)
 
 
-def _follow(line: socket.socket, take_listener: Callable[[int], None]) -> bytes | None:
-    """To the exec; the error in the way.
+def _follow(line: socket.socket) -> bytes | None:
+    """To the exec; the error in the way. Whoever may trace the process could write here too: no descriptor is taken.
 
-    :raises StartFailed: it died, or nobody takes the listener of its filter: it ends then, with this line
+    :raises StartFailed: it died
     """
     ready = False
     while True:
@@ -68,9 +58,6 @@ def _follow(line: socket.socket, take_listener: Callable[[int], None]) -> bytes 
             packet, fds, _, _ = socket.recv_fds(line, _PACKET, 1, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             packet, fds = b"", []
-        if packet[:1] == LISTENER and fds:
-            take_listener(fds[0])
-            continue
         close_all(fds)
         if packet[:1] == b"E":
             return packet[1:]

@@ -165,6 +165,14 @@ async def test_user_files_that_are_traps(engine: Engine, tmp_path: Path, kind: s
     assert (await asyncio.wait_for(run(engine, ref, *own), 10))[1] == ["Uid:\t0\t0\t0\t0"]
 
 
+async def test_user_of_the_image_that_is_none(engine: Engine, tmp_path: Path) -> None:
+    """CVE-2024-40635: ``USER`` of an image, too large for an id or half a number, must never become root."""
+    for user in ("4294967296", "4294967295", "2147483648", "-1", "1000:4294967296"):
+        ref = await load(engine, tmp_path, *base(), config={"User": user})
+        with pytest.raises(errors.WharfError):
+            await engine.start((await engine.create(ContainerSpec(ref, command=("id",)))).id)
+
+
 async def test_image_reads_the_engines_environment(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -194,6 +194,28 @@ def test_a_bound_dev_keeps_its_devices(runtime: Runtime) -> None:
         assert state(canary) == before
 
 
+@pytest.mark.parametrize("trap", ["console", "ptmx", "fifo"])
+def test_the_terminal_of_the_image(runtime: Runtime, canary: Path, trap: str) -> None:
+    """CVE-2025-52565: what stands at /dev/console, or where a terminal comes from, is the image's without a mount."""
+    dev = runtime.base / "box/rootfs/dev"
+    if trap == "console":
+        (dev / "console").symlink_to(canary / "file")
+        change = several(without("/dev"), mounting("/dev/pts", "devpts", "devpts", "newinstance", "ptmxmode=0666"))
+    else:
+        (dev / "pts").mkdir()
+        change = without("/dev")
+        if trap == "fifo":
+            os.mkfifo(dev / "pts/ptmx")
+        else:
+            os.mknod(dev / "pts/ptmx", 0o666 | stat.S_IFCHR, os.makedev(5, 2))  # of no devpts at all
+    config = runtime.bundle("box", "sh", "-c", "tty; stat -c %F /dev/console", terminal=True)[1]
+    change(config)
+    save(runtime.base / "box", config)
+    done = runtime.call("run", "--bundle", runtime.base / "box", "box", timeout=20)
+    assert done.returncode == 1 or done.stdout.split() == ["/dev/pts/0", "character", "special", "file"]
+    assert "Traceback" not in done.stderr
+
+
 # -- masks
 @pytest.mark.parametrize("dev", ["none", "bound"])
 def test_the_null_device_is_a_link(runtime: Runtime, dev: str) -> None:
