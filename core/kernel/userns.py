@@ -174,11 +174,12 @@ def _write_by_helper(pid: int, kind: str, pieces: Sequence[Range]) -> None:
         )
 
 
-def setgroups_allowed() -> bool:
-    """May setgroups(2) be called in this process's user namespace?"""
+def setgroups_allowed(pid: int | str = "self") -> bool:
+    """May setgroups(2) be called in a process's user namespace? To be asked of the host's /proc, before a container's
+    root is entered."""
     try:
-        # Inside a container this may be anything of the image's: do not wait for a FIFO, nor load a codec for it.
-        fd = os.open("/proc/self/setgroups", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        # Should it be the image's all the same: do not wait for a FIFO, nor load a codec for it.
+        fd = os.open(f"/proc/{pid}/setgroups", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:  # no user namespaces in this kernel
         return True
     try:

@@ -29,12 +29,13 @@ def join(task: ExecTask) -> NoReturn:
     report, own = Report(task.report), task.process
     try:
         finish.guard(report)
+        has_groups = userns.setgroups_allowed(task.pid)
         _enter(task, report)
         user = _settle(task, report)
         command = finish.Command(own, user, task.preserve)
         late = _must_be_late(task)
         if not late:
-            finish.drop(own, user, task.seccomp, report)
+            finish.drop(own, user, task.seccomp, report, has_groups=has_groups)
         report.at("joining the pid namespace")
         assert task.place is not None
         if fork_sibling(task.place):
@@ -45,7 +46,7 @@ def join(task: ExecTask) -> NoReturn:
             terminal.control()
         finish.limit_processes(own)
         if late:
-            _drop_late(task, report, user)
+            _drop_late(task, report, user, has_groups)
         command.execute(report)
     except BaseException as error:
         report.fail(error)
@@ -57,12 +58,12 @@ def _must_be_late(task: ExecTask) -> bool:
     return bool(task.seccomp.flags & FILTER_NEW_LISTENER) or attributes.ends_with_fork(task.process)
 
 
-def _drop_late(task: ExecTask, report: Report, user: User) -> None:
+def _drop_late(task: ExecTask, report: Report, user: User, has_groups: bool) -> None:
     finish.guard(report)  # again: a fork clears the death signal
     if attributes.ends_with_fork(task.process):
         attributes.set_scheduling(task.process)
     process.set_death_signal(0)  # from here on it outlives its monitor
-    finish.drop(task.process, user, task.seccomp, report)
+    finish.drop(task.process, user, task.seccomp, report, has_groups=has_groups)
 
 
 def _enter(task: ExecTask, report: Report) -> None:

@@ -184,8 +184,10 @@ def label(own: Json, proc: Callable[[], int], report: Report) -> None:
         lsm.set_selinux(proc(), selinux)
 
 
-def drop(own: Json, user: User, seccomp: Filter, report: Report) -> None:
+def drop(own: Json, user: User, seccomp: Filter, report: Report, *, has_groups: bool) -> None:
     """Become the user, with the capabilities of the command, under its filter, and with nothing else.
+
+    :param has_groups: setgroups(2) may be called in this user namespace (:func:`userns.setgroups_allowed`)
 
     What is called after this must be allowed by the filter: let it be little.
 
@@ -200,7 +202,7 @@ def drop(own: Json, user: User, seccomp: Filter, report: Report) -> None:
         _install(seccomp, report)
     caps.limit_bounding(bits["bounding"])  # needs CAP_SETPCAP: before it may be dropped
     caps.keep_over_setuid(True)
-    _set_ids(user)
+    _set_ids(user, has_groups)
     caps.set_process(bits["effective"], bits["permitted"], bits["inheritable"])
     caps.set_ambient(bits["ambient"])
     if no_new_privs:
@@ -221,10 +223,10 @@ def _mask(names: Sequence[str]) -> int:
     return caps.mask(name for name in names if name in caps.NUMBERS)
 
 
-def _set_ids(user: User) -> None:
+def _set_ids(user: User, has_groups: bool) -> None:
     try:
         # Groups first: after setuid we may not any more.
-        _set_groups(user)
+        _set_groups(user, has_groups)
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)
     except OSError as error:
@@ -241,13 +243,13 @@ def _set_ids(user: User) -> None:
         ) from error
 
 
-def _set_groups(user: User) -> None:
+def _set_groups(user: User, has_groups: bool) -> None:
     """Called even where there are none, else the host's would stay (CVE-2022-36109, CVE-2023-25173)."""
     try:
         os.setgroups(user.groups)
     except PermissionError as error:
         # A user namespace of a single id has no groups to set; then none may be wanted either.
-        if userns.setgroups_allowed() or set(user.groups) - {user.gid}:
+        if has_groups or set(user.groups) - {user.gid}:
             raise StartFailed(
                 "cannot set the groups of the process",
                 "this user namespace forbids it: its map was made without privilege",

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import NoReturn, cast
 
-from core.kernel import libc, mount, process, resolve
+from core.kernel import libc, mount, process, resolve, userns
 from core.kernel.clone import fork_sibling
 from core.runtime import attributes, finish, gate, hooks, mountopts, namespaces, reaper, rootfs, terminal
 from core.runtime.defaults import Json
@@ -87,6 +87,7 @@ def _has_mounts(task: InitTask) -> bool:
 def _inside(task: InitTask, report: Report, sources: Sources) -> NoReturn:
     config, own = task.config, cast(Json, task.config.get("process") or {})
     os.setsid()
+    has_groups = userns.setgroups_allowed()
     tree = rootfs.Tree(task, report, sources)
     rootfs.with_umask(0, lambda: tree.build(attached=_has_mounts(task)))
     report.at("setting the host name")
@@ -116,10 +117,10 @@ def _inside(task: InitTask, report: Report, sources: Sources) -> NoReturn:
     finish.set_limits(own, task.soft_files)
     attributes.set_scheduling(own)
     attributes.set_personality(cast(Json, config.get("linux") or {}))
-    _finish(task, report, user)
+    _finish(task, report, user, has_groups)
 
 
-def _finish(task: InitTask, report: Report, user: User) -> NoReturn:
+def _finish(task: InitTask, report: Report, user: User, has_groups: bool) -> NoReturn:
     own, annotations = (cast(Json, task.config.get(key) or {}) for key in ("process", "annotations"))
     last = hooks.listed(task.config, "startContainer")
     state = _state(task, "created") if last else {}  # as of now: with a reaper the command becomes another process
@@ -131,7 +132,7 @@ def _finish(task: InitTask, report: Report, user: User) -> NoReturn:
     waiting = gate.Gate(task.gate) if task.gate >= 0 else None
     if waiting is None:
         process.set_death_signal(0)  # from here on the container outlives its monitor
-    finish.drop(own, user, task.seccomp, report)
+    finish.drop(own, user, task.seccomp, report, has_groups=has_groups)
     if waiting is not None:
         finish.guard(report)  # again: a change of the user clears the death signal
         waiting.wait(report)

@@ -120,7 +120,15 @@ class Tree:
     # -- file systems
     def _mount_filesystem(self, entry: Json, options: Options) -> None:
         destination, kind = str(entry["destination"]), str(entry.get("type") or "")
-        made = self._filesystem(kind, options, str(entry.get("source") or ""))
+        data = list(options.data)
+        told = any(key == "mode" for key, _ in data)
+        # As with runc, a tmpfs has the mode of the folder that it hides; one on a new folder is everybody's.
+        mode = self._mode_of(destination) if kind == "tmpfs" and (options.copy_up or not told) else None
+        if mode is not None and not told:
+            data.append(("mode", f"{mode:o}"))
+        # To be copied into it must be writable at first.
+        attributes = options.attributes & ~(mount.ATTR_RDONLY if options.copy_up else 0)
+        made = self._filesystem(kind, data, attributes, str(entry.get("source") or ""))
         if destination == "/dev":
             # While no path leads there: nothing in the image can stand in the way.
             devices.fill(made, nodes=not self._sources.contained)
@@ -129,11 +137,12 @@ class Tree:
         target = self._directory(destination)
         self._refuse_kernels(target, destination)
         if options.copy_up:
-            readable = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-            image, fresh = (os.open(".", readable, dir_fd=fd) for fd in (target, made))
-            copyup.copy_tree(image, fresh)
-            os.close(image)
-            os.close(fresh)
+            if mode is not None:
+                readable = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+                image, fresh = (os.open(".", readable, dir_fd=fd) for fd in (target, made))
+                copyup.copy_tree(image, fresh)
+                os.close(image)
+                os.close(fresh)
             mount.set_attributes(made, options.attributes)  # it may be read-only from here on
         mount.attach(made, target)
         os.close(target)
@@ -142,8 +151,16 @@ class Tree:
         self._forget(destination)
         self.special[destination] = made
 
-    def _filesystem(self, kind: str, options: Options, source: str) -> int:
-        data = list(options.data)
+    def _mode_of(self, destination: str) -> int | None:
+        try:
+            fd = resolve.open_in_root(self.root, destination, _DIRECTORY)
+        except OSError:
+            return None
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+        os.close(fd)
+        return mode
+
+    def _filesystem(self, kind: str, data: list[tuple[str, str | None]], attributes: int, source: str) -> int:
         if kind == "devpts" and self._sources.contained and not userns.mapped(userns.read_map("gid"), 5):
             data = [pair for pair in data if pair != ("gid", "5")]  # its group is nobody's here
         label = str(self._linux.get("mountLabel") or "")
@@ -151,9 +168,8 @@ class Tree:
             if not lsm.selinux_enabled(self.proc()):
                 raise Unsupported("cannot label mounts", "SELinux is not enabled in this kernel", "Drop mountLabel")
             data.append(("context", label))
-        read_only = options.attributes & mount.ATTR_RDONLY if options.copy_up else 0
         try:
-            made = mount.filesystem(kind, data, options.attributes & ~read_only, source=source)
+            made = mount.filesystem(kind, data, attributes, source=source)
         except PermissionError:
             if kind not in _HOSTS:
                 raise
@@ -162,8 +178,8 @@ class Tree:
             try:
                 made = mount.clone_tree(_HOSTS[kind], recursive=True)
             except FileNotFoundError:  # a host without message queues: nor has this container any
-                made = mount.filesystem("tmpfs", (), options.attributes | mount.ATTR_RDONLY)
-            mount.set_attributes(made, options.attributes, propagation=mount.MS_SLAVE, recursive=True)
+                made = mount.filesystem("tmpfs", (), attributes | mount.ATTR_RDONLY)
+            mount.set_attributes(made, attributes, propagation=mount.MS_SLAVE, recursive=True)
         return made
 
     def _directory(self, destination: str) -> int:
