@@ -1,6 +1,6 @@
 # make run          open the workstation (without a terminal: run the demo and print what runs)
 # make test         everything that must hold: ruff, mypy, pytest with real containers
-# make test-v2      what depends on the kernel's cgroups, in a virtual machine on cgroup v2 (about ten minutes)
+# make test-v2      what depends on the kernel's cgroups, in a virtual machine on cgroup v2 (a quarter of an hour)
 # make lint         ruff and mypy alone
 # make bench        compare with dockerd and podman in the same run
 # make screenshots  the live workstation, drawn into screenshots/
