@@ -169,8 +169,9 @@ def undo(store: Store, held: Held, config: Json, *, began: bool = True) -> list[
     """What :func:`create` has made is taken away; its processes are gone. Returns what the last hooks had to say."""
     failed: list[WharfError] = []
     try:
+        if held.fresh:
+            cgroups.kill(held.cgroup)  # in a group that was there before there may be others
         if held.folders or held.fresh:
-            cgroups.kill(held.cgroup)
             cgroups.remove(held.cgroup, folders=held.folders or None)
         resctrl.remove(held.resctrl)
     except WharfError as error:

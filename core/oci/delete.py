@@ -40,7 +40,7 @@ def delete(store: Store, cid: str, *, force: bool = False) -> list[WharfError]:
 
 def end(held: Held) -> None:
     """Kill every process of it and wait. :raises Timeout:"""
-    if cgroups.exists(held.cgroup) and (held.folders or held.fresh):
+    if held.fresh and cgroups.exists(held.cgroup):  # in a group that was there before there may be others
         cgroups.kill(held.cgroup)
     pidfd = process.open_pidfd(held.pid, held.pid_start) if held.pid else None
     if pidfd is None:

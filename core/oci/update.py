@@ -71,7 +71,7 @@ def update(store: Store, cid: str, resources: Json, rdt: Json) -> None:
             cgroups.update(held.cgroup, cast(Mapping[str, Any], resources))
         if rdt:
             wanted = {**(linux.get("intelRdt") or {}), **rdt}
-            resctrl.apply(wanted, cid, held.pid)
+            resctrl.update(wanted, cid)
             linux["intelRdt"] = wanted
         kept = cast("dict[str, Any]", linux.setdefault("resources", {}))
         for part, values in resources.items():

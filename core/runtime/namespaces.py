@@ -128,8 +128,8 @@ def _join(kind: str, fd: int) -> None:
     try:
         process.setns(fd, KINDS[kind])
     except OSError as error:
-        if error.errno == errno.EINVAL and kind == "user":
-            return  # the one that we are in already
+        if kind == "user" and os.path.samestat(os.fstat(fd), os.stat("/proc/self/ns/user")):
+            return  # the one that we are in already, which the kernel does not let us join
         raise StartFailed(
             f"cannot join the {kind} namespace",
             f"it is none, or of another kind: {error.strerror}" if error.errno == errno.EINVAL else str(error.strerror),

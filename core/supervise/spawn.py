@@ -299,7 +299,7 @@ def cgroup_views(path: str, config: Json) -> list[tuple[str, str]]:
     if layout.version == "v2":
         # Without a cgroup namespace, /proc/self/cgroup names the group as the host does: then the whole tree fits it.
         own = "cgroup" in namespaces.listed(config)
-        return [("", f"{layout.unified}/{path}" if own else layout.unified)]
+        return [("", f"{layout.unified}/{path}" if own else cgroups.host().unified)]
     return [(os.path.basename(mount), f"{mount}/{path}") for mount in layout.mounts]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -160,7 +159,7 @@ def test_a_container_in_the_background(engine_call: Call) -> None:
         assert engine_call("pause", "box").returncode == 0
         assert engine_call("inspect", "--format", "{{.State.Status}}", "box").stdout == "paused\n"
         assert engine_call("unpause", "box").returncode == 0
-        assert re.search("echo tick|sleep 0.1", engine_call("top", "box").stdout)
+        assert "trap" in engine_call("top", "box").stdout
         assert "box" in engine_call("stats", "--no-stream").stdout
         assert engine_call("stop", "--time", "10", "box").returncode == 0
         assert engine_call("inspect", "--format", "{{.State.ExitCode}}", "box").stdout == "4\n"
