@@ -39,7 +39,7 @@ def read_map(kind: str = "uid", pid: int | str = "self") -> tuple[Range, ...]:
 
     :raises OSError: ENOENT where the process is gone
     """
-    fd = os.open(f"/proc/{pid}/{kind}_map", os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(f"/proc/{pid}/{kind}_map", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # not a FIFO of an image's
     try:
         data = b""
         while part := os.read(fd, 4096):

@@ -233,7 +233,9 @@ def _set_ids(user: User, has_groups: bool) -> None:
         if error.errno != errno.EINVAL:
             raise
         ids = {"user": (user.uid,), "group": (user.gid, *user.groups)}
-        maps = {"user": userns.read_map("uid"), "group": userns.read_map("gid")}
+        maps: dict[str, tuple[userns.Range, ...]] = {"user": (), "group": ()}
+        with contextlib.suppress(OSError):  # one that joins is not in this /proc yet
+            maps = {"user": userns.read_map("uid"), "group": userns.read_map("gid")}
         strange = [f"{kind} {number}" for kind in ids for number in ids[kind] if not userns.mapped(maps[kind], number)]
         raise StartFailed(
             f"cannot run the command as {', '.join(strange) or 'that user'}",
