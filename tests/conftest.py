@@ -18,6 +18,7 @@ from core.ops import probes
 from core.store.paths import Instance, find_instance
 from tests.imagemaker import busybox, busybox_archive
 from tests.instance import end_instance
+from tests.oci import Runtime
 from tests.world import assert_world, open_files
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: containers are made of privileged kernel calls")
@@ -81,3 +82,11 @@ def mappable(inst: Instance) -> None:
 def instance_env(inst: Instance) -> dict[str, str]:
     """The environment in which ``wharf`` as a subprocess uses the same instance."""
     return {**os.environ, "WHARF_ROOT": str(inst.root), "WHARF_RUN": str(inst.run), "NO_COLOR": "1"}
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Iterator[Runtime]:
+    """``wharf runtime`` with a root of its own; afterwards nothing of its containers is left."""
+    made = Runtime(tmp_path)
+    yield made
+    made.end()

@@ -24,7 +24,7 @@ from core.runtime.defaults import Json
 from core.runtime.task import Filter, InitTask, Rootfs
 from core.supervise import listener, sockets, spawn
 
-PARENT = "wharf-runtime"  # cgroup of those that name none
+_PARENT = "wharf-runtime"  # cgroup of those that name none
 
 
 @dataclass
@@ -53,10 +53,10 @@ class Created:
     master: int | None
 
 
-def load_config(bundle: Path, warnings: list[str]) -> Json:
+def load_config(bundle: Path, warn: Callable[[object], None]) -> Json:
     """The bundle's config.json, checked.
 
-    :param warnings: gets what is odd but no error
+    :param warn: told what is odd but no error
     :raises InvalidArgument: the field, its value and the rule
     """
     path = bundle / "config.json"
@@ -66,14 +66,21 @@ def load_config(bundle: Path, warnings: list[str]) -> Json:
         raise InvalidArgument(f"{path} does not exist", "a bundle has a config.json", "`spec` writes one") from error
     except (OSError, ValueError) as error:
         raise InvalidArgument(f"cannot read {path}", str(error), "It must be JSON") from error
+    warnings: list[str] = []
     checked = check_config(config, bundle=bundle, warnings=warnings)
-    if "user" not in namespaces.listed(checked):  # whose root has all of them, in there
-        drop_unheld(cast(Json, checked.get("process") or {}), warnings)
+    drop_unheld(checked, cast(Json, checked.get("process") or {}), warnings)
+    for words in warnings:
+        warn(words)
     return checked
 
 
-def drop_unheld(own: Json, warnings: list[str]) -> None:
-    """Capabilities that we do not have ourselves cannot be given; that is no error (config.md, "Linux Process")."""
+def drop_unheld(config: Json, own: Json, warnings: list[str]) -> None:
+    """Capabilities that we do not have ourselves cannot be given; that is no error (config.md, "Linux Process").
+
+    :param own: the ``process`` that loses them
+    """
+    if "user" in namespaces.listed(config):  # whose root has all of them, in there
+        return
     held = set(caps.bounding())
     missing: set[str] = set()
     for names in cast("dict[str, list[str]]", own.get("capabilities") or {}).values():
@@ -96,10 +103,7 @@ def create(store: Store, cid: str, config: Json, options: Options) -> Created:
         own = cast("dict[str, Any]", config["process"])
         own["env"] = [*(own.get("env") or []), f"LISTEN_FDS={options.listening}", "LISTEN_PID=1"]
     filter = compiled(config)
-    wanted = str(cast(Json, config.get("linux") or {}).get("cgroupsPath") or "")
-    cgroup = cgroups.resolve(wanted, f"{PARENT}/{cid}")
-    held = Held(cid, str(options.bundle), cgroup, time.time(), os.getuid(), fresh=not cgroups.exists(cgroup))
-    lock = store.make(held, config)
+    held, lock = begin(store, cid, config, options)
     try:
         return _create(store, held, config, filter, options)
     finally:
@@ -110,10 +114,7 @@ def _create(store: Store, held: Held, config: Json, filter: Filter, options: Opt
     began = False
     child: spawn.Child | None = None
     try:
-        linux = cast(Json, config.get("linux") or {})
-        made = cgroups.create(held.cgroup, resources(linux), join=True)
-        held = replace(held, folders=made)
-        store.save(held)
+        held = make_cgroup(store, held, config)
 
         def hand_over(listener_fd: int, pid: int) -> None:
             state = hooks.state(config, cid=held.id, status="creating", pid=pid, bundle=held.bundle)
@@ -127,20 +128,46 @@ def _create(store: Store, held: Held, config: Json, filter: Filter, options: Opt
             if filter.flags & FILTER_NEW_LISTENER:
                 child.take_listener = hand_over
             child.wait(None, None)
-        held = born(held, child.first)
-        if linux.get("intelRdt"):
-            made = resctrl.apply(cast(Mapping[str, Any], linux["intelRdt"]), held.id, held.pid)
-            held = replace(held, resctrl=made)
-        master = hand_over_terminal(child.master, options.console)
-        store.save(held)
-        if options.pid_file is not None:
-            write_pid(options.pid_file, held.pid)
+        held, master = tell(store, born(held, child.first), config, options, child.master)
         return Created(held, child, master)
     except BaseException:
         if child is not None and not child.gone:
             child.destroy()
         undo(store, held, config, began=began)
         raise
+
+
+def begin(store: Store, cid: str, config: Json, options: Options) -> tuple[Held, int]:
+    """The container's folder, and its lock. :raises Conflict: there is one of that name"""
+    wanted = str(cast(Json, config.get("linux") or {}).get("cgroupsPath") or "")
+    cgroup = cgroups.resolve(wanted, f"{_PARENT}/{cid}")
+    held = Held(cid, str(options.bundle), cgroup, time.time(), os.getuid(), fresh=not cgroups.exists(cgroup))
+    return held, store.make(held, config)
+
+
+def make_cgroup(store: Store, held: Held, config: Json) -> Held:
+    """:raises WharfError: see :func:`core.cgroups.create`"""
+    linux = cast(Json, config.get("linux") or {})
+    held = replace(held, folders=cgroups.create(held.cgroup, _resources(linux), join=True))
+    store.save(held)
+    return held
+
+
+def tell(
+    store: Store, held: Held, config: Json, options: Options, terminal: int | None
+) -> tuple[Held, int | None]:
+    """Its first process is there: note it down, and tell whoever wants to know.
+
+    :returns: what is noted, and the terminal where nobody else has got it
+    """
+    rdt = cast("Mapping[str, Any] | None", cast(Json, config.get("linux") or {}).get("intelRdt"))
+    if rdt:
+        held = replace(held, resctrl=resctrl.apply(rdt, held.id, held.pid))
+    master = _hand_over_terminal(terminal, options.console)
+    store.save(held)
+    if options.pid_file is not None:
+        write_pid(options.pid_file, held.pid)
+    return held, master
 
 
 def host_hooks(held: Held, config: Json) -> Callable[[int], None]:
@@ -154,7 +181,7 @@ def host_hooks(held: Held, config: Json) -> Callable[[int], None]:
     return run
 
 
-def resources(linux: Json) -> Mapping[str, Any]:
+def _resources(linux: Json) -> Mapping[str, Any]:
     """Limits, with the devices that the container's own /dev needs behind those that config.json allows or denies.
 
     As with runc, what no rule speaks of is denied.
@@ -237,7 +264,7 @@ def check_preserved(count: int) -> None:
             ) from error
 
 
-def hand_over_terminal(master: int | None, console: str) -> int | None:
+def _hand_over_terminal(master: int | None, console: str) -> int | None:
     """:raises Unavailable: nobody listens there"""
     if master is None or not console:
         return master

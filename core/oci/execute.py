@@ -15,7 +15,6 @@ from core.kernel.bpf import FILTER_NEW_LISTENER
 from core.oci import console
 from core.oci.create import check_preserved, compiled, drop_unheld, send_terminal, write_pid
 from core.oci.store import Store, state, status
-from core.runtime import namespaces
 from core.runtime.check import check_process_file
 from core.runtime.defaults import Json
 from core.runtime.task import ExecTask
@@ -58,8 +57,7 @@ def execute(store: Store, cid: str, wanted: Wanted, warn: Callable[[object], Non
     config = store.config(cid)
     warnings: list[str] = []
     own = _process(config, wanted, warnings)
-    if "user" not in namespaces.listed(config):
-        drop_unheld(own, warnings)
+    drop_unheld(config, own, warnings)
     for words in warnings:
         warn(words)
     terminal = bool(own.get("terminal"))

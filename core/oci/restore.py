@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, cast
 
-from core import cgroups
-from core.cgroups import resctrl
 from core.errors import StartFailed
 from core.oci import console
 from core.oci.checkpoint import Place, opened
 from core.oci.create import (
-    PARENT,
     Options,
-    hand_over_terminal,
+    begin,
     host_hooks,
     init_task,
     load_config,
+    make_cgroup,
     refuse_terminal,
-    resources,
+    tell,
     undo,
-    write_pid,
 )
 from core.oci.delete import delete
 from core.oci.store import Held, Store, born
@@ -47,16 +42,10 @@ def restore(
     :raises WharfError: nothing stays
     """
     program = criu.find(place.program)
-    words: list[str] = []
-    config = load_config(options.bundle, words)
-    for word in words:
-        warn(word)
+    config = load_config(options.bundle, warn)
     if detach:
         refuse_terminal(config, options.console)
-    wanted = str(cast(Json, config.get("linux") or {}).get("cgroupsPath") or "")
-    cgroup = cgroups.resolve(wanted, f"{PARENT}/{cid}")
-    held = Held(cid, str(options.bundle), cgroup, time.time(), os.getuid(), fresh=not cgroups.exists(cgroup))
-    lock = store.make(held, config)
+    held, lock = begin(store, cid, config, options)
     try:
         held, master = _restore(store, held, config, options, place, program)
     finally:
@@ -77,9 +66,7 @@ def _restore(
     child: restoring.Restored | None = None
     joined: dict[str, int] = {}
     try:
-        linux = cast(Json, config.get("linux") or {})
-        held = replace(held, folders=cgroups.create(held.cgroup, resources(linux), join=True))
-        store.save(held)
+        held = make_cgroup(store, held, config)
         joined = _networks(config)
         with opened(place, make=False) as (images, work):
             saved = restoring.Saved.from_plain(restoring.read_meta(images))
@@ -88,15 +75,7 @@ def _restore(
             order = restoring.Order(images, work, program, saved, hold=True)
             child = restoring.start(task, held.cgroup, order, host_hooks(held, config))
             child.wait(None, None)
-        held = born(held, child.pid)
-        if linux.get("intelRdt"):
-            made = resctrl.apply(cast(Mapping[str, Any], linux["intelRdt"]), held.id, held.pid)
-            held = replace(held, resctrl=made)
-        master = hand_over_terminal(child.master, options.console)
-        store.save(held)
-        if options.pid_file is not None:
-            write_pid(options.pid_file, held.pid)
-        return held, master
+        return tell(store, born(held, child.pid), config, options, child.master)
     except BaseException:
         if child is not None:
             child.destroy()

@@ -9,7 +9,6 @@ from core.oci.create import Created, Options, create, load_config, refuse_termin
 from core.oci.delete import delete
 from core.oci.start import start
 from core.oci.store import Store
-from core.runtime.defaults import Json
 
 
 def run(
@@ -20,7 +19,7 @@ def run(
     :param keep: do not delete it when it has ended
     :raises WharfError: nothing stays
     """
-    config = _load(options, warn)
+    config = load_config(options.bundle, warn)
     if detach:
         refuse_terminal(config, options.console)
     else:
@@ -51,14 +50,6 @@ def _start(store: Store, made: Created, warn: Callable[[object], None]) -> None:
 
 def create_detached(store: Store, cid: str, options: Options, warn: Callable[[object], None]) -> None:
     """``create``: whoever wants the container to run calls ``start``. :raises WharfError: nothing stays"""
-    config = _load(options, warn)
+    config = load_config(options.bundle, warn)
     refuse_terminal(config, options.console)
     create(store, cid, config, options).child.pass_gate()
-
-
-def _load(options: Options, warn: Callable[[object], None]) -> Json:
-    words: list[str] = []
-    config = load_config(options.bundle, words)
-    for word in words:
-        warn(word)
-    return config

@@ -24,11 +24,9 @@ pytestmark = [needs_root, pytest.mark.skipif(busybox() is None, reason="needs bu
 
 
 @pytest.fixture
-def runtime(tmp_path: Path) -> Iterator[Runtime]:
-    made = Runtime(tmp_path)
-    make_rootfs(made.base / "box/rootfs")
-    yield made
-    made.end()
+def runtime(runtime: Runtime) -> Runtime:
+    make_rootfs(runtime.base / "box/rootfs")
+    return runtime
 
 
 @pytest.fixture

@@ -33,13 +33,6 @@ def swapper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return attacks.compiled(tmp_path_factory.mktemp("swapper"), "attack")
 
 
-@pytest.fixture
-def runtime(tmp_path: Path) -> Iterator[Runtime]:
-    made = Runtime(tmp_path)
-    yield made
-    made.end()
-
-
 @contextlib.contextmanager
 def swapping(swapper: Path, *pairs: tuple[Path, Path]) -> Iterator[None]:
     """Each pair of names is exchanged without a pause."""

@@ -25,13 +25,6 @@ COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
 
 
 @pytest.fixture
-def runtime(tmp_path: Path) -> Iterator[Runtime]:
-    made = Runtime(tmp_path)
-    yield made
-    made.end()
-
-
-@pytest.fixture
 def works() -> None:
     needs_criu()
 

@@ -7,7 +7,7 @@ import os
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,6 @@ from tests.imagemaker import busybox
 from tests.oci import Config, Runtime, save
 
 pytestmark = [needs_root, pytest.mark.skipif(busybox() is None, reason="needs busybox-static from Debian")]
-
-
-@pytest.fixture
-def runtime(tmp_path: Path) -> Iterator[Runtime]:
-    made = Runtime(tmp_path)
-    yield made
-    made.end()
 
 
 def look(runtime: Runtime, line: str, change: Callable[[Config], object] | None = None, **process: Any) -> str:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,6 @@ from tests.imagemaker import busybox
 from tests.oci import HOUSE, Config, Runtime, save
 
 pytestmark = [needs_root, pytest.mark.skipif(busybox() is None, reason="needs busybox-static from Debian")]
-
-
-@pytest.fixture
-def runtime(tmp_path: Path) -> Iterator[Runtime]:
-    made = Runtime(tmp_path)
-    yield made
-    made.end()
 
 
 def background(runtime: Runtime, *words: str | Path) -> subprocess.Popen[bytes]:
