@@ -8,20 +8,31 @@ rows whose kernel part is missing or a kernel part without rows, both of which :
 from __future__ import annotations
 
 import contextlib
-import errno
+import os
 import sqlite3
+import time
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from socket import socket
+from typing import NamedTuple, TypeVar
 
-from core.errors import Conflict, InUse, NoPrivilege, Unavailable, WharfError
+from core.errors import Conflict
+from core.kernel import netns
 from core.kernel import rtnetlink as rt
 from core.kernel.netlink import NETLINK_NETFILTER, NETLINK_ROUTE, Netlink
-from core.model import EndpointInfo, Network, PortMapping
-from core.net import firewall, flows, foreign, ipam, links, pools, ports
+from core.kernel.nftables import Element, SetSpec
+from core.model import EndpointInfo, EndpointSpec, Network, Subnet
+from core.net import firewall, flows, foreign, guard, ipam, links, pools, ports, siblings, vlans, zones
+from core.net.reserve import reserve
+from core.net.shared import Outside, Shared
+from core.net.spare import NAME, Lost, Spares
+from core.net.step import step
 from core.store.db import Store
 from core.store.paths import Instance
+
+T = TypeVar("T")
+_TRUST = 1.0  # seconds for which a network that was whole is taken to be so; who breaks one is heard of by then
 
 
 @dataclass(frozen=True)
@@ -32,45 +43,35 @@ class Attachment:
     endpoint: EndpointInfo
 
 
-@dataclass(frozen=True)
-class Published:
-    """Ports as really bound, and the sockets that reserve them on the host; the caller owns those."""
-
-    ports: tuple[PortMapping, ...]
-    sockets: list[socket]
+def _versions(networks: Iterable[Network]) -> dict[str, set[int]]:
+    """Bridges, with the versions of IP on them."""
+    return {network.bridge: {one.version for one in network.subnets} for network in networks}
 
 
-@contextlib.contextmanager
-def step(what: str, cid: str = "") -> Iterator[None]:
-    """The kernel's errors in the engine's words.
+class _Seen(NamedTuple):
+    """A network that was found, or made, whole."""
 
-    :raises NoPrivilege: EPERM or EACCES
-    :raises Unavailable: any other
-    """
-    try:
-        yield
-    except WharfError:
-        raise
-    except OSError as error:
-        if error.errno in (errno.EPERM, errno.EACCES, errno.EROFS):
-            raise NoPrivilege(
-                f"cannot {what}", error.strerror or "", "Networks need root (CAP_NET_ADMIN and CAP_SYS_ADMIN)",
-                object_id=cid, step=what,
-            ) from error  # fmt: skip
-        raise Unavailable(
-            f"cannot {what}", error.strerror or str(error), "See: wharf doctor", object_id=cid, step=what
-        ) from error
+    network: Network
+    way: links.Way
+    until: float  # monotonic
 
 
 class Host:
     """One per process, used by one thread."""
 
-    def __init__(self, inst: Instance, store: Store) -> None:
+    def __init__(self, inst: Instance, store: Store, shared: Shared | None = None) -> None:
+        self._shared = shared
+        self._at_home = shared is None or shared.refusal is not None
+        # Made by whoever makes this, so in the host's network: our own thread does not come back to it.
+        self._outside = None if self._at_home else Outside()
         self.inst = inst
         self.store = store
         self._rtnl: Netlink | None = None
         self._netfilter: Netlink | None = None
         self._indices: dict[str, int] = {}
+        self._seen: dict[str, _Seen] = {}
+        self.spares = Spares(inst.link_prefix)
+        self.zones = zones.Zones(inst.run, store.disk)
 
     @property
     def rtnl(self) -> Netlink:
@@ -85,10 +86,47 @@ class Host:
         return self._netfilter
 
     def close(self) -> None:
+        self.spares.close()
         for opened in (self._rtnl, self._netfilter):
             if opened is not None:
                 opened.close()
         self._rtnl = self._netfilter = None
+        if self._outside is not None:
+            self._outside.close()
+
+    def at_home(self, work: Callable[[], T]) -> T:
+        """Do something with the calling thread in the network namespace where the networks are.
+
+        :raises Unavailable: it cannot be made
+        """
+        if not self._at_home and self._shared is not None:
+            with step("enter the containers' network"):
+                namespace = self._shared.open()
+                try:
+                    netns.enter(namespace)
+                finally:
+                    os.close(namespace)
+            self._at_home = True
+        return work()
+
+    @property
+    def is_outside(self) -> bool:
+        """The networks are in the host's own namespace, where its ports are."""
+        return self._outside is None
+
+    def reserve(self, protocol: str, host_ip: str, number: int) -> tuple[int, socket | None]:
+        """:func:`core.net.reserve.reserve`, of a port of the host"""
+        if self._outside is None:
+            return reserve(protocol, host_ip, number)
+        return self._outside.do(lambda: reserve(protocol, host_ip, number))
+
+    def routes(self, *versions: int) -> list[rt.Route]:
+        """What is reached by now, of containers and of the host: new subnets must not be in the way of either."""
+        there = [self.rtnl] if self._outside is None else [self.rtnl, self._outside.rtnl]
+        return [route for nl in there for version in versions or (4,) for route in rt.routes(nl, version)]
+
+    def default_mtu(self) -> int:
+        return self._shared.mtu if self._shared is not None else links.default_mtu(self.rtnl, rt.routes(self.rtnl))
 
     # ─ networks ─
 
@@ -104,54 +142,105 @@ class Host:
             with self.store.disk.write() as con:
                 # Again under the write lock: another process may have been first.
                 if pools.find(self.store.disk, ref) is None:
-                    routes = rt.routes(self.rtnl)
-                    subnet = pools.choose(routes, (), self._start())
-                    mtu = links.default_mtu(self.rtnl, routes)
-                    pools.create_default(con, bridge=self.inst.bridge, subnet=subnet, mtu=mtu)
+                    used = [one.subnet for n in pools.every(self.store.disk) for one in n.subnets]
+                    used += siblings.subnets(self)
+                    subnet = pools.choose(self.routes(), used, self.first_choice())
+                    pools.insert(con, pools.default(self.inst.bridge, subnet, self.default_mtu()))
         return pools.get(self.store.disk, ref)
 
-    def _start(self) -> int:
+    def known(self, ref: str) -> Network | None:
+        """The row of a network that a container is on: while one is, nothing of it changes, and it stays."""
+        seen = self._seen.get(ref)
+        return seen.network if seen is not None else pools.find(self.store.disk, ref)
+
+    def first_choice(self) -> int:
         """Where this instance begins its search for a subnet."""
         return zlib.crc32(self.inst.tag.encode()) if self.inst.tag else 0
 
-    def ensure(self, ref: str) -> tuple[Network, int]:
-        """The network, and the index of its bridge; whatever is missing is made.
+    def shim(self, network: Network) -> str:
+        """The name of the host's own interface on a macvlan network."""
+        return f"{self.inst.shim_prefix}{network.id[:6]}"
 
-        :raises NotFound: no such network
+    def ensure(self, ref: str) -> tuple[Network, links.Way]:
+        """The network, and how containers are connected to it; whatever is missing is made. What was seen a
+        moment ago is not looked at as thoroughly again, for each of a hundred containers.
+
+        :raises NotFound: no such network, or the interface it is on is gone
         :raises Conflict: something else on the host uses its subnet
         """
         network = self.network(ref)
+        seen = self._seen.get(network.id)
+        if seen is not None and seen.network == network and time.monotonic() < seen.until and self._stands(seen):
+            return network, seen.way
+        network, way = self._ensure(network)
+        self._seen[network.id] = _Seen(network, way, time.monotonic() + _TRUST)
+        return network, way
+
+    def _stands(self, seen: _Seen) -> bool:
+        """The bridge and the table are there; whether they are whole, and what others' chains do, was seen before."""
+        there = isinstance(seen.way, links.Bridged) and links.up_as(seen.network.bridge) == seen.way.bridge
+        return there and firewall.present(self.netfilter, self.inst.nft_table)
+
+    def _ensure(self, network: Network) -> tuple[Network, links.Way]:
+        if network.driver in vlans.KINDS:
+            return network, vlans.ensure(self.rtnl, network, self.shim(network))
         link = links.find(self.rtnl, network.bridge)
         ready = link is not None and link.up and link.kind == "bridge"
         if link is not None and ready and firewall.present(self.netfilter, self.inst.nft_table):
-            if foreign.drops(self.netfilter):  # since Docker has come up, perhaps, and nobody was watching
-                foreign.adjust(self.netfilter, self.inst.nft_table, [n.bridge for n in self.bridged()])
-            return network, link.number
+            if foreign.refuses(self.netfilter):  # since Docker has come up, perhaps, and nobody was watching
+                with self.store.run.write():  # else the accepts of a network that is made just now could be lost
+                    foreign.adjust(self.netfilter, self.inst.nft_table, _versions(self.bridged()))
+            if guard.differs(self):
+                self.restore()
+            return network, self._way(network, link.number)
         if not ready:
-            network = self._settle_subnet(network, link.number if link else -1)
+            network = self._settle_subnet(network)
+        guard.note(self, 6 if network.ipv6 else 4)
         # The firewall before the bridge: its raw chain must be there when route_localnet is set on the bridge.
         self.restore()
-        links.enable_forwarding()
-        return network, links.ensure_bridge(self.rtnl, network)
+        links.enable_forwarding(ipv6=network.ipv6)
+        return network, self._way(network, links.ensure_bridge(self.rtnl, network))
 
-    def _settle_subnet(self, network: Network, bridge: int) -> Network:
+    def look_again(self) -> None:
+        """Take nothing for granted that was seen a moment ago."""
+        self._seen.clear()
+
+    def _way(self, network: Network, bridge: int) -> links.Bridged:
+        return links.Bridged(bridge, network.mtu, isolated=not network.icc)
+
+    def _settle_subnet(self, network: Network) -> Network:
         """Its subnet, unless something took that while our bridge was down: then the default network moves."""
-        if not pools.overlaps(network.subnet, rt.routes(self.rtnl), bridge):
+        routes = self.routes(*((4, 6) if network.ipv6 else (4,)))
+        # After the routes: another process may make the bridge just now, and a route of its own is none in the way.
+        link = links.find(self.rtnl, network.bridge)
+        bridge = link.number if link else -1
+        taken = next((hit for one in network.subnets if (hit := pools.overlap(one.subnet, routes, bridge))), None)
+        claim = siblings.claimed(self, network.subnets)
+        if taken is None and claim is None:
             return network
         used = self.store.run.read("SELECT 1 FROM endpoint WHERE network = ?", (network.id,))
         if network.name != pools.DEFAULT or used or bridge >= 0:
-            raise Conflict(
-                f"network {network.name} cannot be set up",
-                f"its subnet {network.subnet} overlaps a route of the host",
-                "Remove that route, or the network, and try again",
-            )
+            fix = claim.way_out if claim else "Remove that route, or the network, and try again"
+            by_route = f"{taken[0]}, which the host reaches by {self.link_name(taken[1])}" if taken else ""
+            raise Conflict(f"network {network.name} cannot be set up", f"its subnet overlaps {claim or by_route}", fix)
         with self.store.disk.write() as con:
-            others = [n.subnet for n in pools.every(self.store.disk) if n.subnet and n.id != network.id]
-            pools.move(con, network.id, pools.choose(rt.routes(self.rtnl), others, self._start()))
+            others = [one.subnet for n in pools.every(self.store.disk) for one in n.subnets if n.id != network.id]
+            others += siblings.subnets(self)
+            subnet = pools.choose(routes, others, self.first_choice())
+            pools.update(con, replace(network, subnets=(Subnet(subnet, pools.gateway(subnet)),)))
         return pools.get(self.store.disk, network.id)
+
+    def link_name(self, index: int) -> str:
+        """What an interface is called, for messages."""
+        return next((link.name for link in rt.links(self.rtnl) if link.number == index), f"interface {index}")
 
     def bridged(self) -> list[Network]:
         return [n for n in pools.every(self.store.disk) if n.driver == "bridge"]
+
+    def rebuild(self, con: sqlite3.Connection) -> None:
+        """Make the nft table anew; the caller holds the write transaction of run.db."""
+        wanted = self.contents(self.bridged(), ports.parse(con.execute("SELECT * FROM port").fetchall()))
+        firewall.rebuild(self.netfilter, self.inst.nft_table, wanted)
 
     def restore(self) -> bool:
         """Make the nft table, and the accepts in a foreign FORWARD chain, what the database says: nothing, where there
@@ -160,98 +249,112 @@ class Host:
         with self.store.run.write() as con:
             # Read under the lock: a network that another process makes now has its row first, its table after us.
             networks = self.bridged()
-            changed = foreign.adjust(netfilter, table, [n.bridge for n in networks])
+            changed = foreign.adjust(netfilter, table, _versions(networks))
             if not networks:
                 return firewall.remove(netfilter, table) or changed
-            wanted = firewall.contents(networks, ports.parse(con.execute("SELECT * FROM port").fetchall()))
+            wanted = self.contents(networks, ports.parse(con.execute("SELECT * FROM port").fetchall()))
             if firewall.intact(netfilter, table, wanted):
                 return changed
             firewall.rebuild(netfilter, table, wanted)
             return True
 
+    def contents(self, networks: Iterable[Network], published: Iterable[firewall.Port]) -> dict[SetSpec, set[Element]]:
+        """What must be in the sets of the nft table."""
+        return firewall.contents(networks, published, links.neighbours(self.rtnl), guard.versions(self))
+
     # ─ containers ─
 
-    def attach(self, ref: str, cid: str, ip: str | None, namespace: int | None = None) -> Attachment:
+    def attach(
+        self, ref: str, cid: str, want: EndpointSpec, name: str, namespace: int | None, *, default: bool
+    ) -> Attachment:
         """A new namespace on the network, or the given one, which the attachment owns then.
 
+        :param name: of the interface in the container
+        :param default: by this network it reaches all others
         :raises NotFound: no such network
-        :raises Conflict: no free address, or ``ip`` is taken
+        :raises Conflict: no free address, or the wanted one is taken
         """
         with step("set up the network", cid):
-            network, bridge = self.ensure(ref)
-            if self.store.run.read("SELECT 1 FROM endpoint WHERE container = ?", (cid,)):
-                self.detach(cid)  # what a killed process left of an earlier try
-            name = links.new_name(self.inst.link_prefix, cid)
-            # The row before the link: a link without a row is nobody's, and recovery deletes it.
+            network, way = self.ensure(ref)
+            if self.store.run.read("SELECT 1 FROM endpoint WHERE container = ? AND network = ?", (cid, network.id)):
+                self.detach(cid, network.id)  # what a killed process left of an earlier try
+            if isinstance(way, links.Bridged) and namespace is None and name == NAME:
+                with contextlib.suppress(Lost):
+                    if made := self._attach_spare(network, cid, want, way):
+                        return made
+            end = links.new_name(self.inst.link_prefix, cid) if network.driver == "bridge" else ""
+            with self._place(network, cid, name, want, end) as info:
+                return Attachment(links.connect(self.rtnl, namespace, info, way, default=default), info)
+
+    def _attach_spare(self, network: Network, cid: str, want: EndpointSpec, way: links.Bridged) -> Attachment | None:
+        """With a namespace that was made ahead. :raises Lost: it could not be used"""
+        spare = self.spares.take(way)
+        if spare is None:
+            return None
+        try:
+            with self._place(network, cid, NAME, want, spare.interface) as info:
+                return Attachment(spare.connect(self.rtnl, info, way), info)
+        except BaseException:
+            spare.close()
+            raise
+
+    @contextlib.contextmanager
+    def _place(self, network: Network, cid: str, name: str, want: EndpointSpec, end: str) -> Iterator[EndpointInfo]:
+        """The container's row on the network, gone again after an exception in the body, which makes the link."""
+        # The row before the link: a link without a row is nobody's, and recovery deletes it.
+        with self.store.run.write() as con:
+            pools.get(self.store.disk, network.id)  # still there? The lock keeps it from being removed from here on
+            info = ipam.allocate(con, network, cid, EndpointInfo(network.name, interface=end, name=name), want)
+            self._tell_names(con, cid, [info])
+        try:
+            yield info
+        except BaseException:
             with self.store.run.write() as con:
-                info = ipam.allocate(con, network, cid, name, ip)
-            try:
-                if namespace is None:
-                    namespace = links.new_endpoint(self.rtnl, info, bridge=bridge, mtu=network.mtu)
-                else:
-                    links.plug(self.rtnl, namespace, info, bridge=bridge, mtu=network.mtu)
-            except BaseException:
-                with self.store.run.write() as con:
-                    ipam.release(con, cid)
-                raise
-            return Attachment(namespace, info)
-
-    def publish(self, cid: str, ip: str, mappings: Iterable[PortMapping]) -> Published:
-        """All of the ports, or none.
-
-        :raises PortTaken: a container or a process has one of them
-        :raises InvalidArgument: not a port, protocol or address of this host
-        """
-        wanted = ports.check(mappings)
-        held: list[tuple[PortMapping, socket]] = []
-        try:
-            with step("publish ports", cid):
-                if not firewall.present(self.netfilter, self.inst.nft_table):
-                    self.restore()
-                with self.store.run.write() as con:
-                    for mapping in wanted:
-                        held.append(ports.acquire(con, cid, ip, mapping, self._name_of))
-                    new = [firewall.Port(m.protocol, m.host_ip, m.host_port, ip, m.container_port) for m, _ in held]
-                    self._open(new)
-        except BaseException:
-            for _, reserved in held:
-                reserved.close()
-            raise
-        return Published(tuple(m for m, _ in held), [s for _, s in held])
-
-    def _open(self, new: list[firewall.Port]) -> None:
-        try:
-            firewall.publish(self.netfilter, self.inst.nft_table, new)
-            flows.forget_stale(self.netfilter, new)
-        except BaseException:
-            # The rows are rolled back by our caller; an element that outlived them would send callers to a stranger.
-            with contextlib.suppress(OSError):
-                firewall.unpublish(self.netfilter, self.inst.nft_table, new)
+                ipam.release(con, cid, network.id)
+                self._tell_names(con, cid, [info])
             raise
 
-    def _name_of(self, cid: str) -> str:
+    def name_of(self, cid: str) -> str:
+        """The container's name, for messages."""
         rows = self.store.disk.read("SELECT name FROM container WHERE id = ?", (cid,))
         return str(rows[0]["name"]) if rows else cid[:12]
 
-    def detach(self, cid: str) -> list[str]:
+    def detach(self, cid: str, network: str | None = None) -> list[str]:
         """Give back all that the container has: ports, links, tracked connections, addresses. Idempotent.
 
-        Returns the interfaces that were cut off; see :meth:`reap`.
+        :param network: an id: only what it has on that network
+        :returns: the interfaces that were cut off; see :meth:`reap`
         """
         if not self._holds(cid):
             return []
         with step("release the network", cid), self.store.run.write() as con:
-            ends = con.execute("SELECT ip, interface FROM endpoint WHERE container = ?", (cid,)).fetchall()
-            published = ports.parse(con.execute("SELECT * FROM port WHERE container = ?", (cid,)).fetchall())
+            rows = con.execute("SELECT * FROM endpoint WHERE container = ?", (cid,)).fetchall()
+            ends = [ipam.parse(row) for row in rows if network in (None, row["network"])]
+            addresses = [address for end in ends for address in (end.ip, end.ip6) if address]
+            published = ports.of_container(con, cid)
+            if network is not None:
+                published = [port for port in published if port.container_ip in addresses]
             firewall.unpublish(self.netfilter, self.inst.nft_table, published)
-            names = [end["interface"] for end in ends]
+            names = [end.interface for end in ends if end.interface]
             links.unplug(self.rtnl, names)
             # After the wire is cut, before the address is free: nothing can begin a new connection in between.
             if not links.silent(self.rtnl, names):
-                flows.forget_addresses(self.netfilter, [end["ip"] for end in ends])
-            con.execute("DELETE FROM port WHERE container = ?", (cid,))
-            ipam.release(con, cid)
+                flows.forget_addresses(self.netfilter, addresses)
+            ports.forget(con, cid, published)
+            ipam.release(con, cid, network)
+            self._tell_names(con, cid, ends)
             return names
+
+    def _tell_names(self, con: sqlite3.Connection, cid: str, ends: Sequence[EndpointInfo]) -> None:
+        """:param ends: those that have come or gone"""
+        if self.zones.concerns(cid, [end.network for end in ends]):
+            self.zones.update(con, cid, [end.network_id for end in ends])
+
+    def rename(self, cid: str) -> None:
+        """The container has another name in its row now."""
+        with step("tell the container's name", cid), self.store.run.write() as con:
+            ends = [ipam.parse(row) for row in con.execute("SELECT * FROM endpoint WHERE container = ?", (cid,))]
+            self._tell_names(con, cid, ends)
 
     def reap(self, names: list[str]) -> None:
         """Delete interfaces that were cut off some time ago and are still there.
@@ -266,44 +369,14 @@ class Host:
         union = " UNION ALL ".join(f"SELECT 1 FROM {table} WHERE container = ?" for table in tables)
         return bool(self.store.run.read(union, (cid,) * len(tables)))
 
-    def remove_network(self, ref: str) -> None:
-        """Delete a network that no container uses: accepts, table entries, bridge, row.
-
-        :raises NotFound: no such network
-        :raises InUse: containers are attached
-        """
-        network = pools.get(self.store.disk, ref)
-        with step("remove the network", network.id):
-            users = self.store.run.read("SELECT container FROM endpoint WHERE network = ?", (network.id,))
-            if users:
-                raise InUse(
-                    f"network {network.name} is in use",
-                    "attached: " + ", ".join(sorted(self._name_of(u["container"]) for u in users)),
-                    "Stop those containers first",
-                )
-            # The bridge while the row is there: killed in between, recovery sees a network whose bridge is made again
-            # on its next use, and not a bridge that nobody knows.
-            links.unplug(self.rtnl, [network.bridge], delete=True)
-            with self.store.disk.write() as con:
-                con.execute("DELETE FROM network WHERE id = ?", (network.id,))
-            with self.store.run.write() as con:
-                con.execute("DELETE FROM cursor WHERE network = ?", (network.id,))
-            self.restore()
-
     # ─ reading ─
 
-    def counters(self, names: Iterable[str]) -> dict[str, tuple[int, int]]:
-        """(received, sent) bytes by interface name, as the *container* sees them; those that are gone are left out.
-
-        The host's end counts the other way round: what it received, the container sent.
-        """
-        wanted = list(names)
-        found = rt.counters(self.rtnl)
-        if any(name not in self._indices for name in wanted):
+    def indices(self, names: Iterable[str]) -> dict[str, int]:
+        """Index by name, of these host ends at least, if they are there."""
+        if any(name not in self._indices for name in names):
             # Names are never used twice (links.new_name), so an index once learnt stays true.
             self._indices = {link.name: link.number for link in rt.links(self.rtnl)}
-        known = ((name, found.get(self._indices.get(name, -1))) for name in wanted)
-        return {name: (pair[1], pair[0]) for name, pair in known if pair is not None}
+        return self._indices
 
     def attached(self) -> dict[str, list[str]]:
         """Container ids by network id."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,9 +24,9 @@ _RESOLVED = Path("/run/systemd/resolve/resolv.conf")  # systemd-resolved(8): the
 
 
 def hosts_file(
-    ip: str, hostname: str, *, domainname: str = "", extra_hosts: Iterable[str] = (), gateway: str = ""
+    addresses: Sequence[str], hostname: str, *, domainname: str = "", extra_hosts: Iterable[str] = (), gateway: str = ""
 ) -> str:
-    """The text of /etc/hosts: hosts(5). ``ip`` is empty without a network.
+    """The text of /etc/hosts: hosts(5). There are no ``addresses`` without a network.
 
     :param extra_hosts: ``NAME:ADDRESS`` or ``NAME=ADDRESS``; the address ``host-gateway`` stands for ``gateway``
     :raises InvalidArgument: an extra host of another form
@@ -36,8 +37,18 @@ def hosts_file(
         lines.append(f"{address}\t{name}\n")
     if hostname:
         names = f"{hostname}.{domainname} {hostname}" if domainname else hostname
-        lines.append(f"{ip or '127.0.1.1'}\t{names}\n")
+        lines += [f"{address}\t{names}\n" for address in addresses or ("127.0.1.1",)]
     return "".join(lines)
+
+
+def extra_addresses(extra_hosts: Iterable[str], gateway: str = "") -> dict[str, list[str]]:
+    """The extra hosts of :func:`hosts_file` by name; those that are none are left out."""
+    found: dict[str, list[str]] = {}
+    for item in extra_hosts:
+        with contextlib.suppress(InvalidArgument):
+            name, address = _extra_host(item, gateway)
+            found.setdefault(name, []).append(address)
+    return found
 
 
 def _extra_host(item: str, gateway: str) -> tuple[str, str]:
@@ -100,27 +111,48 @@ def _is_reachable(server: str) -> bool:
     return not _is_loopback(server) and ":" not in server
 
 
-def resolv_conf(host_text: str, dns: Sequence[str] = (), *, host_network: bool = False) -> str:
+def resolv_conf(
+    host_text: str,
+    dns: Sequence[str] = (),
+    *,
+    search: Sequence[str] = (),
+    options: Sequence[str] = (),
+    host_network: bool = False,
+    resolver: str = "",
+) -> str:
     """The text of /etc/resolv.conf: resolv.conf(5).
 
     Servers on the host's loopback cannot be reached from a container and are left out, except on the host's network;
-    so are IPv6 servers. Where none remains, :data:`FALLBACK` is used. ``search`` and ``options`` are kept.
+    so are IPv6 servers. Where none remains, :data:`FALLBACK` is used.
 
     :param dns: servers to use instead of the host's
-    :raises InvalidArgument: one of ``dns`` is no address
+    :param search: domains instead of the host's; ``.`` alone: none
+    :param options: instead of the host's
+    :param resolver: the address of the container's own, which knows the servers and short names
+    :raises InvalidArgument: one of ``dns`` is no address, one of the others is no word
     """
-    if host_network and not dns:
+    if host_network and not (dns or search or options):
         return host_text
     for server in dns:
         if not _is_address(server):
             raise InvalidArgument(
                 f"invalid DNS server {server!r}", "it is not an IP address", "Write it like --dns 192.0.2.53"
             )
-    servers = list(dns) or [s for s in _servers(host_text) if _is_reachable(s)] or list(FALLBACK)
-    kept = [
-        line.strip() for line in host_text.splitlines() if line.split()[:1] in (["search"], ["domain"], ["options"])
-    ]
-    return "".join(f"{line}\n" for line in [*(f"nameserver {s}" for s in servers), *kept])
+    for word in (*search, *options):
+        if not word or not word.isprintable() or any(c.isspace() for c in word):
+            raise InvalidArgument(f"invalid word for resolv.conf: {word!r}", "it is empty or has blanks in it")
+    kept = _servers(host_text) if host_network else [s for s in _servers(host_text) if _is_reachable(s)]
+    lines = [f"nameserver {server}" for server in ([resolver] if resolver else list(dns) or kept or list(FALLBACK))]
+    words = {"search": [w for w in search if w != "."], "options": list(options)}
+    for key, own in words.items():
+        if (search and key == "search") or (options and key == "options"):
+            lines += [f"{key} {' '.join(own)}"] * bool(own)
+            continue
+        known = ("search", "domain") if key == "search" else (key,)
+        lines += [line.strip() for line in host_text.splitlines() if line.split()[:1] and line.split()[0] in known]
+    if resolver and not any(word.startswith("ndots:") for line in lines for word in line.split()):
+        lines.append("options ndots:0")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def hostname_file(hostname: str) -> str:
