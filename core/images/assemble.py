@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.errors import Corrupt, NoSpace
+from core.images import room
 from core.images.layers import Layers, Staging, chain_ids, hex_of, verify
 from core.images.places import IMPLIED
 from core.images.progress import Progress
@@ -48,8 +50,11 @@ def wanted_layers(diffids: Sequence[str], blobs: Sequence[tuple[str, int]]) -> l
 class Assembly:
     """One run over the layers of an image."""
 
-    def __init__(self, images: ImageStore, unpackers: Unpackers, progress: Progress) -> None:
+    def __init__(self, images: ImageStore, unpackers: Unpackers, progress: Progress, *, local: bool = False) -> None:
+        """:param local: the blobs lie on this host: nothing is downloaded"""
         self._inst = images.inst
+        self._content = images.content
+        self._local = local
         self._store = images.store
         self._layers = images.layers
         self._unpackers = unpackers
@@ -57,12 +62,31 @@ class Assembly:
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._keys: list[asyncio.Future[str]] = []
         self._open: list[Staging] = []
+        self._seen: list[tuple[int, int]] = []  # bytes of each blob and of what was in it
 
     async def run(self, wanted: Sequence[Wanted], obtain: Obtain) -> list[str]:
         """The keys of all layers, lowest first, once each is there.
 
         :raises WharfError: the first failure; the others are cancelled, and nothing half-made stays
+        :raises NoSpace: with how much is missing; what was downloaded stays for the next try
         """
+        try:
+            return await self._run(wanted, obtain)
+        except (NoSpace, OSError) as error:
+            if not room.is_full(error):
+                raise
+            left = [self._left(item) for item, key in zip(wanted, self._keys, strict=True) if not key.done()]
+            raise room.missing(self._layers.root, left, self._seen) from error
+
+    def _left(self, item: Wanted) -> tuple[int, int]:
+        if self._local:
+            return item.size, item.size
+        try:
+            return item.size, min(item.size, self._content.part(item.blob).stat().st_size)
+        except FileNotFoundError:
+            return item.size, 0
+
+    async def _run(self, wanted: Sequence[Wanted], obtain: Obtain) -> list[str]:
         self._progress.begin([(item.blob or item.diffid, item.size) for item in wanted])
         loop = asyncio.get_running_loop()
         self._keys = [loop.create_future() for _ in wanted]
@@ -97,6 +121,8 @@ class Assembly:
                     made = await self._make(item, obtain)
                     if not made[1].implied:
                         key = await self._publish(item, *made)
+                elif (held := self._layers.hold(key)) is not None:
+                    self._unpackers.held.append(held)
                 drop_lock_file(self._inst, lock)
         if key is None and made is not None:
             # Without the slot and the lock: it waits for the layers below, which may need them.
@@ -114,14 +140,21 @@ class Assembly:
             except Stale:
                 await self._close(staging)
                 continue
+            except Corrupt as error:
+                which = error.what.replace("the layer", f"layer {item.position + 1} of {len(self._keys)}", 1)
+                raise Corrupt(which, error.why, error.fix) from error
             verify(f"layer {item.position + 1}", item.diffid, result.diffid)
             return staging, result
 
     async def _publish(self, item: Wanted, staging: Staging, result: Result, key: str = "") -> str:
         key = key or item.diffid
-        implied = bool(result.implied)
-        await self._store.disk.run(lambda: self._layers.publish(staging, key, item.diffid, result.size, implied))
+        implied, blob = bool(result.implied), result.blob
+        await self._store.disk.run(lambda: self._layers.publish(staging, key, item.diffid, result.size, implied, blob))
         await self._close(staging)
+        self._seen.append((item.size, result.size))
+        # None where somebody has removed it at once: the commit will miss it, and it is made again.
+        if (held := self._layers.hold(key)) is not None:
+            self._unpackers.held.append(held)
         return key
 
     async def _adopt(self, item: Wanted, staging: Staging, result: Result) -> str:

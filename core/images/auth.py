@@ -1,28 +1,26 @@
-"""Credentials for registries: where they come from, and to whom they may go.
+"""What registries ask for, and to whom credentials may go.
 
-``~/.docker/config.json`` holds them per registry (docker login). They are sent to the registry's own host, or to the
-token service (realm) that it names if that one is plausibly the registry's own: a registry must not be able to have
-our password sent elsewhere.
+They are sent to the registry's own host, or to the token service (realm) that it names if that one is plausibly the
+registry's own, or was named in the settings: a registry must not be able to have our password sent elsewhere.
+:mod:`core.images.keyring` has where they come from.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
-import json
-import os
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from core.errors import Unauthorized
-from core.images.reference import HUB, is_loopback
+from core.images.reference import reaches_us
 
-_HUB_KEYS = ("https://index.docker.io/v1/", "index.docker.io", "docker.io")
 # Token services on other hosts than their registry.
 _REALMS = {"registry-1.docker.io": "auth.docker.io", "registry.gitlab.com": "gitlab.com"}
-_PARAMETER = re.compile(r'([a-zA-Z_]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+_PART = re.compile(
+    r'(?P<key>[a-zA-Z_]+)\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^\s,"]+))|(?P<scheme>[a-zA-Z][\w-]*)'
+)
 
 
 @dataclass(frozen=True)
@@ -50,49 +48,44 @@ class Challenge:
 
 
 def parse_challenge(header: str) -> Challenge:
-    """Read the header (RFC 9110, section 11.6.1; distribution, "Token Authentication")."""
-    scheme, _, rest = header.strip().partition(" ")
-    found = {match[0].lower(): match[1] or match[2] for match in _PARAMETER.findall(rest)}
-    return Challenge(scheme.lower(), found.get("realm", ""), found.get("service", ""), found.get("scope", ""))
+    """The first challenge of a header; one without a scheme where there is none."""
+    return next(iter(parse_challenges([header])), Challenge(""))
 
 
-def find_credentials(domain: str) -> Credentials | None:
-    """What ``docker login`` has stored for the registry, from ``$DOCKER_CONFIG`` or ``~/.docker``; None: anonymous."""
-    folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
-    try:
-        document = json.loads((folder / "config.json").read_text())
-        entries = document.get("auths") or {}
-        keys = _HUB_KEYS if domain == HUB else (domain, f"https://{domain}", f"http://{domain}")
-        entry = next((entries[key] for key in keys if entries.get(key)), None)
-        return _read(entry) if entry else None
-    except (OSError, ValueError, AttributeError, TypeError):
-        return None  # absent or not ours to judge: a registry that wants more says so
+def parse_challenges(headers: Sequence[str]) -> list[Challenge]:
+    """Read the headers (RFC 9110, section 11.6.1; distribution, "Token Authentication"); one may hold several."""
+    found: list[tuple[str, dict[str, str]]] = []
+    for header in headers:
+        for match in _PART.finditer(header):
+            if match["scheme"]:
+                found.append((match["scheme"].lower(), {}))
+            elif found:
+                found[-1][1].setdefault(match["key"].lower(), match["quoted"] or match["plain"] or "")
+    return [
+        Challenge(scheme, said.get("realm", ""), said.get("service", ""), said.get("scope", ""))
+        for scheme, said in found
+    ]
 
 
-def _read(entry: dict[str, str]) -> Credentials | None:
-    try:
-        user, _, password = base64.b64decode(entry.get("auth", "")).decode().rstrip("\0").partition(":")
-    except (binascii.Error, UnicodeDecodeError):
-        return None
-    user, password = user or entry.get("username", ""), password or entry.get("password", "")
-    token = entry.get("identitytoken", "")
-    return Credentials(user, password, token) if user or token else None
-
-
-def check_realm(realm: str, registry: str, *, plain: bool) -> bool:
+def check_realm(realm: str, registry: str, *, plain: bool, allowed: Collection[str] = ()) -> bool:
     """May the token service be asked, and may it see credentials?
 
     :param registry: host[:port] that named it; ``plain`` where that one is spoken to without TLS
+    :param allowed: hosts (with or without a port) that the settings allow for this registry
     :returns: True where it is the registry's own, so that credentials may go to it
     :raises Unauthorized: it must not be asked at all
     """
-    parts = urlsplit(realm)
+    try:
+        parts = urlsplit(realm)
+    except ValueError:
+        parts = urlsplit("")
     host, registry_host = parts.hostname or "", urlsplit(f"//{registry}").hostname or ""
     own = host == registry_host or _REALMS.get(registry_host) == host or _akin(host, registry_host)
+    own = own or (bool(host) and (host in allowed or parts.netloc in allowed))
     # In clear only where the registry itself is: else whoever is on the way reads the token. And a registry out there
     # has no business to make us call services on this machine.
     clear = parts.scheme == "http" and plain and own
-    if not host or not (parts.scheme == "https" or clear) or (is_loopback(host) and not is_loopback(registry_host)):
+    if not host or not (parts.scheme == "https" or clear) or (reaches_us(host) and not reaches_us(registry_host)):
         raise Unauthorized(
             f"the registry {registry} asks for a token from {realm[:200]!r}",
             "that is not a place where it may send us",

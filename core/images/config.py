@@ -126,6 +126,7 @@ def _healthcheck(data: Mapping[str, Any]) -> Healthcheck | None:
         timeout=_integer(check, "Timeout") / _SECOND,
         start_period=_integer(check, "StartPeriod") / _SECOND,
         retries=_integer(check, "Retries"),
+        start_interval=_integer(check, "StartInterval") / _SECOND,
     )
 
 

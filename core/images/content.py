@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import secrets
 import time
@@ -47,6 +48,7 @@ class Content:
                 file.flush()
                 os.fsync(file.fileno())
             beside.rename(target)
+            _sync_folder(self.blobs)  # else a power cut may take the name back
         except OSError as error:
             beside.unlink(missing_ok=True)
             raise NoSpace("the image's description cannot be written", str(error), "Check the disk") from error
@@ -65,19 +67,41 @@ class Content:
             raise Corrupt(f"the stored blob {digest} was damaged", "it has been thrown away", "Pull the image again")
         return data
 
+    def path(self, digest: str) -> Path:
+        return self.blobs / hex_of(digest)
+
     def drop(self, digest: str) -> None:
-        (self.blobs / hex_of(digest)).unlink(missing_ok=True)
+        self.path(digest).unlink(missing_ok=True)
 
     def part(self, digest: str) -> Path:
         return self.parts / hex_of(digest)
 
     def sweep(self, known: set[str]) -> None:
-        """Delete what nobody will ask for: half-written and unreferenced blobs, parts that have grown old."""
+        """Delete what nobody will ask for: half-written and unreferenced blobs, parts that have grown old.
+
+        Under the database's write lock: else a pull might count on a blob that was nobody's when ``known`` was read.
+        """
         old = time.time() - _PART_AGE
         for path in self.parts.iterdir():
-            if path.stat().st_mtime < old:
+            if _written(path) < old:
                 path.unlink(missing_ok=True)
         hour_ago = time.time() - 3600  # a pull under way keeps its blobs before it commits their rows
         for path in self.blobs.iterdir():
-            if f"sha256:{path.name}" not in known and path.stat().st_mtime < hour_ago:
+            if f"sha256:{path.name}" not in known and _written(path) < hour_ago:
                 path.unlink(missing_ok=True)
+
+
+def _written(path: Path) -> float:
+    """When, in seconds since the epoch; never where another process has just finished with the file."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

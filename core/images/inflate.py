@@ -19,8 +19,8 @@ from isal import isal_zlib
 from core.errors import Corrupt, Unsupported, WharfError
 
 _READ = 256 * 1024  # bytes of the blob at a time
-_CHUNK = 1024 * 1024  # bytes of the archive at a time
-_QUEUE = 8  # chunks between the two threads
+_CHUNK = 512 * 1024  # bytes of the archive at a time: what is inflated is hashed while the cache still has it
+_QUEUE = 4  # chunks between the two threads
 _MOST_BYTES = 256 * 1024**3  # of one unpacked layer
 # Zeroes deflate 1000:1, so a high ratio alone proves nothing: it is refused where much has come of it already.
 _MOST_RATIO, _RATIO_FROM = 200, 1024**3
@@ -32,7 +32,8 @@ _OTHERS = {b"BZh": "bzip2", b"\xfd7zXZ\0": "xz"}
 
 class Source:
     """``size`` bytes from ``offset`` of ``fd``. ``wake`` is a pipe's read end while the file still grows, else -1:
-    a byte in it says that there is more, its end that there never will be."""
+    a byte in it says that there is more, its end that there never will be. ``size`` -1: ``fd`` is a pipe, to be read to
+    its end."""
 
     def __init__(self, fd: int, offset: int, size: int, wake: int = -1) -> None:
         self.fd = fd
@@ -46,6 +47,9 @@ class Source:
         :raises Corrupt: it ends early
         """
         done, ended = 0, self.wake < 0
+        if self.size < 0:
+            while data := os.read(self.fd, _READ):
+                yield data
         while done < self.size:
             data = os.pread(self.fd, min(_READ, self.size - done), self.offset + done)
             done += len(data)
@@ -98,12 +102,14 @@ class Inflater(threading.Thread):
             self._queue.put(b"")
 
     def _work(self) -> None:
-        blob, archive = hashlib.sha256(), hashlib.sha256()
+        blob = hashlib.sha256()
         pieces = self._hashed(blob)
         first = next(pieces, b"")
         decoder = _decoder(first)
+        archive = blob if decoder is _plain else hashlib.sha256()
         for chunk in decoder(first, pieces):
-            archive.update(chunk)
+            if archive is not blob:
+                archive.update(chunk)
             self.digests.archive_size += len(chunk)
             self._check_bomb()
             self._queue.put(chunk)
@@ -120,13 +126,15 @@ class Inflater(threading.Thread):
             yield piece
 
     def _check_bomb(self) -> None:
-        out, taken = self.digests.archive_size, self.digests.blob_size
-        if out > _MOST_BYTES or (out > _RATIO_FROM and out > _MOST_RATIO * taken):
-            raise Corrupt(
-                "the layer is a decompression bomb",
-                f"{taken} bytes have become more than {out}",
-                "Do not use this image",
-            )
+        refuse_bomb("the layer", self.digests.blob_size, self.digests.archive_size)
+
+
+def refuse_bomb(what: str, taken: int, out: int) -> None:
+    """:raises Corrupt: ``out`` bytes are more than anything honest makes of ``taken``"""
+    if out > _MOST_BYTES or (out > _RATIO_FROM and out > _MOST_RATIO * taken):
+        raise Corrupt(
+            f"{what} is a decompression bomb", f"{taken} bytes have become more than {out}", "Do not use this image"
+        )
 
 
 Decoder = Callable[[bytes, Iterator[bytes]], Iterator[bytes]]

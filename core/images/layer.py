@@ -5,7 +5,7 @@ own root, where a symbolic link anywhere in the path is an error (CVE-2021-32760
 is only ever created, never opened if it exists (``O_EXCL``), so a link that the archive itself planted cannot be
 written through.
 
-Whiteouts (image-spec, layer.md): ``.wh.NAME`` becomes a character device 0:0, ``.wh..wh.opq`` the attribute
+Whiteouts (image-spec, layer.md): ``.wh.NAME`` becomes a character device 0:0, ``.wh..wh..opq`` the attribute
 ``trusted.overlay.opaque`` (kernel, overlayfs.rst; in a user namespace another: :mod:`core.images.owners`). Attributes
 of overlayfs that the archive brings are refused: the kernel would follow a redirect to anywhere in the other layers.
 
@@ -15,57 +15,37 @@ capabilities; writing changes the times.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Callable
+from typing import NamedTuple
 
-from core.errors import NoSpace, Unavailable, Unsupported, WharfError
-from core.images import tar
+from isal.isal_zlib import crc32
+
+from core.images import index, tar, xattrs
+from core.images.explain import explain
 from core.images.owners import Owners, opaque_name
+from core.images.split import Recorder, write
 from core.images.trash import delete_tree
 from core.kernel.resolve import BENEATH, NO_SYMLINKS, NO_XDEV, open_in_root
 
 MOST_ENTRIES = 2_000_000
-_DEEPEST = 200  # directories in one path
-_OPEN_DIRS = 128  # descriptors kept
+_DEEPEST, _OPEN_DIRS = 200, 128  # directories in one path; descriptors kept
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_REFUSED_XATTRS = (b"trusted.overlay.", b"user.overlay.")
-# The first belongs to the host's policy, not to the image; the second no Linux file system but NFS can hold.
-_SKIPPED_XATTRS = frozenset({b"security.selinux", b"system.nfs4_acl"})
-_DEFAULT_ACL = b"system.posix_acl_default"
-_WHITEOUT = b".wh."
+_SET_ID = stat.S_ISUID | stat.S_ISGID  # writing takes them away from a file, but for the host's root
+_HOLE = 64 * 1024  # bytes of zeroes in one piece that are not written
+_ZEROES = memoryview(bytes(1024 * 1024))
+_DEFAULT_ACL, _WHITEOUT = b"system.posix_acl_default", b".wh."
 _MOST_MAJOR, _MOST_MINOR = 0xFFF, 0xFFFFF
-_BAD_ARCHIVE = frozenset(
-    {errno.ELOOP, errno.ENOTDIR, errno.EXDEV, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOENT, errno.EISDIR, errno.EPERM}
-    | {errno.EINVAL, errno.EMLINK, errno.EFBIG, errno.ERANGE, errno.E2BIG}
-)
 
 
-class Unpacked:
+class Unpacked(NamedTuple):
     """What was made: bytes of file content, entries, and the directories that the archive used but did not hold."""
 
-    def __init__(self, size: int, entries: int, implied: list[bytes]) -> None:
-        self.size = size
-        self.entries = entries
-        self.implied = implied
-
-
-def explain(error: OSError, name: bytes = b"") -> WharfError:
-    """The engine's error for one of the kernel's while unpacking ``name``."""
-    what = os.fsdecode(name[:200]) or "the layer"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpace("the disk is full", f"no room to unpack {what}", "Remove images or containers, and try again")
-    if error.errno == errno.ENOTSUP:
-        return Unsupported(
-            "the file system of the data root is not fit for images",
-            f"it cannot hold the extended attributes of {what}",
-            "Put the data root on ext4, xfs or btrfs",
-        )
-    if error.errno in _BAD_ARCHIVE:
-        return tar.broken(f"{what!r} cannot be made: {error.strerror}")
-    return Unavailable("the layer cannot be unpacked", f"{what}: {error.strerror}", "Check the disk and try again")
+    size: int
+    entries: int
+    implied: list[bytes]
 
 
 class Unpacker:
@@ -76,10 +56,11 @@ class Unpacker:
     :param owners: what this process may do
     """
 
-    def __init__(self, root_fd: int, aside_fd: int, stream: tar.Stream, owners: Owners) -> None:
+    def __init__(self, root_fd: int, aside_fd: int, stream: Recorder, owners: Owners) -> None:
         self._root = root_fd
         self._aside = aside_fd
         self._stream = stream
+        self._index = index.Writer()
         self._owners = owners
         self._opaque = opaque_name(owners.limited)
         self._left_out: set[bytes] = set()  # device files that cannot be made here
@@ -115,24 +96,35 @@ class Unpacker:
                 self._place(entry)
             except OSError as error:
                 raise explain(error, entry.name) from error
+        implied = sorted(self._implied)
         try:
             self._finish()
+            needed = self._stream.finish(self._index, implied)
+            for number in range(1, self._moved + 1):
+                if b"%d" % number not in needed:
+                    delete_tree(self._aside, str(number))
         except OSError as error:
             raise explain(error) from error
-        return Unpacked(self._size, count, sorted(self._implied))
+        return Unpacked(self._size, count, implied)
 
     def _place(self, entry: tar.Entry) -> None:
-        if not entry.name:
+        name = entry.name
+        if not name:
             self._root_entry(entry)
             return
-        head, _, leaf = entry.name.rpartition(b"/")
-        if b"/" + _WHITEOUT in b"/" + entry.name and self._marker(entry, head, leaf):
+        head, _, leaf = name.rpartition(b"/")
+        if _WHITEOUT in name and b"/" + _WHITEOUT in b"/" + name and self._marker(entry, head, leaf):
             return
-        self._makers[entry.kind](entry, self._parent(head), leaf)
+        self._index.add(entry)
+        parent = self._dirs.get(head)
+        self._makers[entry.kind](entry, self._open(head, make=True) if parent is None else parent, leaf)
 
     def _root_entry(self, entry: tar.Entry) -> None:
         if entry.kind != tar.DIRECTORY:
             raise tar.broken("its root is not a directory")
+        self._index.add(entry)
+        if b"" in self._times:
+            self._index.replaced(b"")
         self._dress_directory(entry, self._root)
 
     # -- where --------------------------------------------------------------------------------------------------
@@ -186,12 +178,17 @@ class Unpacker:
     def _clear(self, parent: int, leaf: bytes, path: bytes) -> bool:
         """Take away what an earlier entry made at ``path``; True where that was a whiteout."""
         status = os.stat(leaf, dir_fd=parent, follow_symlinks=False)
-        if not stat.S_ISDIR(status.st_mode):
+        is_dir = stat.S_ISDIR(status.st_mode)
+        if not is_dir and not (stat.S_ISREG(status.st_mode) and status.st_size):
             os.unlink(leaf, dir_fd=parent)
+            self._index.replaced(path)
             return _is_whiteout(status)
         self._moved += 1
-        # Renamed, not deleted in place: one step, whatever lies in it.
+        # Renamed, not deleted in place: one step, whatever lies in it; and a file's content is part of the archive.
         os.rename(leaf, b"%d" % self._moved, src_dir_fd=parent, dst_dir_fd=self._aside)
+        self._index.replaced(path, self._moved)
+        if not is_dir:
+            return False
         self._forget()
         below = path + b"/"
         for table in (self._times, self._acls):
@@ -211,11 +208,15 @@ class Unpacker:
     # -- kinds --------------------------------------------------------------------------------------------------
     def _file(self, entry: tar.Entry, parent: int, leaf: bytes) -> None:
         mode = entry.mode
-        fd = self._create(entry.name, parent, leaf, lambda where: os.open(leaf, _FILE_FLAGS, mode, dir_fd=where))
         try:
-            self._fill(fd, entry)
+            fd = os.open(leaf, _FILE_FLAGS, mode, dir_fd=parent)
+        except FileExistsError:
+            fd = self._create(entry.name, parent, leaf, lambda where: os.open(leaf, _FILE_FLAGS, mode, dir_fd=where))
+        try:
+            if entry.length:
+                self._fill(fd, entry)
             uid, gid = self._owners.of(entry.uid, entry.gid)
-            if uid or gid or self._always_own:
+            if uid or gid or self._always_own or mode & _SET_ID:
                 os.fchown(fd, uid, gid)
                 os.fchmod(fd, mode)
             for key, value in entry.xattrs.items():
@@ -226,37 +227,56 @@ class Unpacker:
         self._size += entry.size
 
     def _fill(self, fd: int, entry: tar.Entry) -> None:
-        if entry.extents is None:
-            for piece in self._stream.pieces(entry.size):
-                _write(fd, piece)
+        size, stream = entry.size, self._stream
+        stream.content(self._index.count - 1, size, entry.extents)
+        # Most files are small, lie in one chunk, and have no holes to be looked for: a third of what follows.
+        if size < _HOLE and entry.extents is None and (data := stream.whole(size)) is not None:
+            self._index.checked(crc32(data))
+            write(fd, data)
             return
-        for offset, length in entry.extents:
-            os.lseek(fd, offset, os.SEEK_SET)
-            for piece in self._stream.pieces(length):
-                _write(fd, piece)
-        os.ftruncate(fd, entry.length)
+        crc, holes = 0, entry.extents is not None
+        for offset, length in entry.extents or ((0, size),):
+            if offset:
+                os.lseek(fd, offset, os.SEEK_SET)
+            for piece in stream.pieces(length):
+                crc = crc32(piece, crc)
+                if len(piece) >= _HOLE and piece == _ZEROES[: len(piece)]:
+                    os.lseek(fd, len(piece), os.SEEK_CUR)  # few archives tell of holes
+                    holes = True
+                else:
+                    write(fd, piece)
+        self._index.checked(crc)
+        if holes:
+            os.ftruncate(fd, entry.length)
 
     def _directory(self, entry: tar.Entry, parent: int, leaf: bytes) -> None:
         if entry.name.count(b"/") >= _DEEPEST:
             raise tar.broken(f"a path has more than {_DEEPEST} directories")
-        opaque = False
+        opaque, made = False, True
         try:
             os.mkdir(leaf, entry.mode & 0o1777, dir_fd=parent)
         except FileExistsError:
+            made = False
             if not stat.S_ISDIR(os.stat(leaf, dir_fd=parent, follow_symlinks=False).st_mode):
                 # It was whited out and made anew: what lower layers have in it must not shine through.
                 opaque = self._clear(parent, leaf, entry.name)
                 os.mkdir(leaf, entry.mode & 0o1777, dir_fd=parent)
+            elif entry.name not in self._implied:
+                self._index.replaced(entry.name)
         fd = os.open(leaf, _DIR_FLAGS, dir_fd=parent)
         self._keep(entry.name, fd)
         self._implied.discard(entry.name)
         if opaque:
             os.setxattr(fd, self._opaque, b"y")
-        self._dress_directory(entry, fd)
+            self._index.mark(index.OPAQUE, entry.name)
+        self._dress_directory(entry, fd, made=made)
 
-    def _dress_directory(self, entry: tar.Entry, fd: int) -> None:
-        os.fchown(fd, *self._owners.of(entry.uid, entry.gid))
-        os.fchmod(fd, entry.mode)
+    def _dress_directory(self, entry: tar.Entry, fd: int, *, made: bool = False) -> None:
+        uid, gid = self._owners.of(entry.uid, entry.gid)
+        # One just made is root's, and has its mode, but for the bits that mkdir(2) leaves out.
+        if not made or uid or gid or self._always_own or entry.mode & _SET_ID:
+            os.fchown(fd, uid, gid)
+            os.fchmod(fd, entry.mode)
         self._always_own |= bool(entry.mode & stat.S_ISGID)
         for key, value in entry.xattrs.items():
             if key == _DEFAULT_ACL:
@@ -324,18 +344,8 @@ class Unpacker:
         os.utime(leaf, ns=(entry.atime, entry.mtime), dir_fd=parent, follow_symlinks=False)
 
     def _xattr(self, where: int | bytes, path: bytes, key: bytes, value: bytes) -> None:
-        if key.startswith(_REFUSED_XATTRS):
-            raise tar.broken(f"{os.fsdecode(path)!r} brings the attribute {os.fsdecode(key)}, which is overlayfs' own")
-        if key in _SKIPPED_XATTRS:
-            return
-        if b"\0" in key:
-            raise tar.broken(f"{os.fsdecode(path)!r} has an attribute whose name is no name")
-        try:
-            os.setxattr(where, key, value, follow_symlinks=isinstance(where, int))
-        except PermissionError:
-            # trusted.* and most of security.* belong to the host's root: nobody inside could read them.
-            if not self._owners.limited or not key.startswith((b"trusted.", b"security.")):
-                raise
+        if xattrs.wanted(path, key, value):
+            xattrs.put(where, path, key, value, limited=self._owners.limited)
 
     # -- whiteouts ----------------------------------------------------------------------------------------------
     def _marker(self, entry: tar.Entry, head: bytes, leaf: bytes) -> bool:
@@ -344,25 +354,29 @@ class Unpacker:
         AUFS' own notes (``.wh..wh.plnk`` and the like) are passed over, as Docker does.
         """
         for part in entry.name.split(b"/"):
-            if part.startswith(b".wh..wh.") and part != b".wh..wh.opq":
+            if part.startswith(b".wh..wh.") and part != b".wh..wh..opq":
                 self._stream.skip(entry.size)
                 return True
         if b"/" + _WHITEOUT in b"/" + head:
             raise tar.broken(f"{os.fsdecode(entry.name)!r} lies below a whiteout")
         parent = self._parent(head)
         self._stream.skip(entry.size)
-        if leaf == b".wh..wh.opq":
+        if leaf == b".wh..wh..opq":
             os.setxattr(parent, self._opaque, b"y")
+            self._index.mark(index.OPAQUE, head)
             return True
         name = leaf[len(_WHITEOUT) :]
         if name in (b"", b".", b".."):
             raise tar.broken(f"{os.fsdecode(entry.name)!r} whites out nothing that can have a name")
+        path = head + b"/" + name if head else name
         try:
             os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent)
+            self._index.mark(index.WHITEOUT, path)
         except FileExistsError:
             # This layer has the name too: its own file hides the lower one, its own directory must not merge with it.
             if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-                os.setxattr(self._parent(head + b"/" + name if head else name), self._opaque, b"y")
+                os.setxattr(self._parent(path), self._opaque, b"y")
+                self._index.mark(index.OPAQUE, path)
         return True
 
     # -- the end ------------------------------------------------------------------------------------------------
@@ -380,13 +394,6 @@ class Unpacker:
         if b"" in self._times:
             os.utime(self._root, ns=self._times[b""])
         self._forget()
-        for number in range(1, self._moved + 1):
-            delete_tree(self._aside, str(number))
-
-
-def _write(fd: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
 
 
 def _is_whiteout(status: os.stat_result) -> bool:

@@ -3,6 +3,9 @@
 ::
 
     images/layers/<hex>/diff      the files, as overlayfs takes them
+    images/layers/<hex>/index.zst what the archive says of each path (core.images.index)
+    images/layers/<hex>/split.zst the archive without the files' content (core.images.split); aside/ has what it needs
+                                  beside diff/
     images/layers/tmp-…/          a layer while it is unpacked; its maker holds a flock on it
     images/parts/<hex>            a blob while it is downloaded
 
@@ -11,25 +14,28 @@ lies below. A layer whose archive leaves out parent directories is the exception
 of the layers below, so it is keyed by its chainID (image-spec, config.md, "Layer ChainID").
 
 Crash: unpack in ``tmp-``, rename, then commit the row. A folder without a row, or a ``tmp-`` without a lock, is
-nobody's. Power loss: the row says ``durable=0`` and names the boot until a ``syncfs`` after it; a layer that another
-boot left undurable is thrown away.
+nobody's. What is in flight holds a shared flock on the layer folders that it counts on (:meth:`Layers.hold`): nothing
+that is held is deleted, and the kernel lets go for whoever dies. Power loss: the row says ``durable=0`` and names the
+boot until a ``syncfs`` after it; a layer that another boot left undurable is thrown away.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import Corrupt
 from core.images.places import DIFF
 from core.images.trash import delete_tree
+from core.kernel.exchange import exchange
 from core.kernel.libc import call
 from core.kernel.process import boot_id
 from core.kernel.resolve import BENEATH, NO_SYMLINKS, NO_XDEV, open_in_root
@@ -39,6 +45,7 @@ from core.store.paths import Instance
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _OVERLAY = ("trusted.overlay.", "user.overlay.")
 _ORPHAN_AGE = 7 * 86400.0  # seconds that the layers of an unfinished pull wait for its next try
+_TRIES, _MOMENT = 50, 0.002  # at a lock that somebody has only to see whether it is free; seconds between two
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,9 @@ class Layers:
         self._inst = inst
         self._store = store
         self.root = inst.images / "layers"
+        # Layers that are damaged (core.images.mend): whoever asks for one makes it anew, and it is replaced if the
+        # function, which is called under the write lock, says that it may be.
+        self.broken: dict[str, Callable[[], bool]] = {}
 
     def prepare(self) -> None:
         self.root.mkdir(mode=0o700, exist_ok=True)
@@ -83,15 +93,60 @@ class Layers:
     def find(self, diffid: str, chainid: str) -> str | None:
         """The key of the layer if it is there, complete."""
         rows = self._store.disk.read("SELECT id FROM layer WHERE id = ? OR (id = ? AND implied = 0)", (chainid, diffid))
-        return next((row["id"] for row in rows if self.diff(row["id"]).is_dir()), None)
+        keys = [row["id"] for row in rows if row["id"] not in self.broken]
+        return next((key for key in keys if self.diff(key).is_dir()), None)
+
+    def hold(self, key: str) -> int | None:
+        """Keep the layer from being deleted until the descriptor is closed; None where it is not there (any more).
+
+        A lease in the words of other engines, but one that needs no expiry: it ends with its holder.
+        """
+        try:
+            fd = os.open(self.folder(key), _DIR)
+        except FileNotFoundError:
+            return None
+        for _ in range(_TRIES):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                if _is_still(self.folder(key), fd):
+                    return fd
+                break
+            if not _is_still(self.folder(key), fd):
+                break
+            time.sleep(_MOMENT)  # who only looks lets go at once; who deletes it does not
+        os.close(fd)
+        return None
+
+    @contextlib.contextmanager
+    def unheld(self, key: str) -> Iterator[bool]:
+        """Whether nobody holds the layer; inside the block nobody begins to."""
+        try:
+            fd = os.open(self.folder(key), _DIR)
+        except FileNotFoundError:
+            yield True
+            return
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+        finally:
+            os.close(fd)
 
     def stage(self) -> Staging:
         """A new, locked staging directory."""
-        path = self.root / f"tmp-{secrets.token_hex(8)}"
-        path.mkdir(mode=0o700)
-        fd = os.open(path, _DIR)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        return Staging(path, fd)
+        while True:
+            path = self.root / f"tmp-{secrets.token_hex(8)}"
+            path.mkdir(mode=0o700)
+            # Until it is locked, whoever takes away what nobody works on may take it.
+            with contextlib.suppress(FileNotFoundError):
+                fd = os.open(path, _DIR)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                if _is_still(path, fd):
+                    return Staging(path, fd)
+                os.close(fd)
 
     def discard(self, staging: Staging) -> None:
         """Delete what :meth:`stage` made, unless it was published."""
@@ -100,15 +155,29 @@ class Layers:
         except FileNotFoundError:
             pass  # published
         finally:
-            os.close(staging.fd)
+            release(staging.fd)
 
-    def publish(self, staging: Staging, key: str, diffid: str, size: int, implied: bool) -> None:
-        """Make a verified layer visible; does nothing where another process was faster."""
+    def publish(self, staging: Staging, key: str, diffid: str, size: int, implied: bool, blob: str = "") -> None:
+        """Make a verified layer visible; does nothing where another process was faster.
+
+        One of :attr:`broken` is replaced, and no longer in it, unless somebody uses it.
+
+        :param blob: digest of what it was unpacked from; empty where that is not worth knowing
+        """
         target = self.folder(key)
+        if key in self.broken:
+            _sync(staging.fd)  # what takes the place of a durable layer must be durable itself
         with self._store.disk.write() as con:
             known = con.execute("SELECT 1 FROM layer WHERE id = ?", (key,)).fetchone()
             if target.exists():
+                if known and (may := self.broken.get(key)):
+                    with self.unheld(key) as free:
+                        if free and may():
+                            exchange(staging.path, target)  # the damaged one is what :meth:`discard` deletes
+                            con.execute("UPDATE layer SET size = ?, disk = -1 WHERE id = ?", (size, key))
+                            del self.broken[key]
                 if known:
+                    _seen(con, diffid, blob)
                     return
                 self.move_away(target)  # renamed by somebody who died before the commit
             # Under the write lock, which all publishers take: rename first, then commit, as a row means a whole layer.
@@ -117,12 +186,25 @@ class Layers:
                 "INSERT OR REPLACE INTO layer(id, diffid, size, implied, durable, boot_id) VALUES (?, ?, ?, ?, 0, ?)",
                 (key, diffid, size, int(implied), boot_id()),
             )
+            _seen(con, diffid, blob)
+            self.broken.pop(key, None)
+
+    def seen(self, diffid: str, blob: str) -> None:
+        """Note that ``blob`` is the layer's archive, compressed; nothing where the layer has been removed."""
+        with self._store.disk.write() as con:
+            _seen(con, diffid, blob)
 
     def move_away(self, path: Path) -> Path:
         """Rename a folder into the trash, in one step; :meth:`delete` it later."""
         away = self._inst.trash / f"layer-{secrets.token_hex(8)}"
         os.rename(path, away)
         return away
+
+    def move_abandoned(self, path: Path) -> Path | None:
+        """:meth:`move_away` with a folder that nobody holds, under its lock: who has just made it sees that."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), self.unheld(path.name) as free:
+            return self.move_away(path) if free else None
+        return None
 
     def delete(self, path: Path) -> None:
         """Delete a folder that was moved away."""
@@ -153,20 +235,32 @@ class Layers:
 
         :returns: what is to be deleted
         """
-        away = []
         with self._store.disk.write() as con:
             for row in con.execute("SELECT id FROM layer WHERE durable = 0 AND boot_id <> ?", (boot_id(),)).fetchall():
                 forget_layer(con, row["id"])
             for row in con.execute("SELECT id FROM layer WHERE id NOT IN (SELECT layer FROM image_layer)").fetchall():
-                if _age(self.folder(row["id"])) > _ORPHAN_AGE:
-                    forget_layer(con, row["id"])
+                with self.unheld(row["id"]) as free:
+                    if free and _age(self.folder(row["id"])) > _ORPHAN_AGE:
+                        forget_layer(con, row["id"])
             names = {path.name for path in self.root.iterdir()}
             for row in con.execute("SELECT id FROM layer").fetchall():
                 if hex_of(row["id"]) not in names:
                     forget_layer(con, row["id"])  # somebody deleted the folder: the images in it cannot run
                 names.discard(hex_of(row["id"]))
-            away = [self.move_away(self.root / name) for name in sorted(names) if _abandoned(self.root / name)]
-        return away
+            tried = [self.move_abandoned(self.root / name) for name in sorted(names)]
+        return [path for path in tried if path is not None]
+
+
+def _seen(con: sqlite3.Connection, diffid: str, blob: str) -> None:
+    if blob:
+        con.execute("INSERT OR IGNORE INTO layer_blob SELECT id, ? FROM layer WHERE diffid = ?", (blob, diffid))
+
+
+def release(fd: int) -> None:
+    """Let go of a folder's lock and close it. A worker that is still on its way out has a copy of the descriptor, and
+    with it the lock would stay a while longer."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)
 
 
 def forget_layer(con: sqlite3.Connection, key: str) -> None:
@@ -183,7 +277,15 @@ def _age(path: Path) -> float:
         return 0.0
 
 
-def _abandoned(path: Path) -> bool:
+def _is_still(path: Path, fd: int) -> bool:
+    """Whether ``path`` is still what was opened as ``fd``: between open and flock it may have been moved away."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
+def abandoned(path: Path) -> bool:
     """True unless a living process holds the folder's flock."""
     try:
         fd = os.open(path, _DIR)
@@ -230,13 +332,30 @@ def mark_durable(inst: Instance, db: Database) -> None:
     rows = db.read("SELECT id FROM layer WHERE durable = 0 AND boot_id = ?", (boot_id(),))
     if not rows:
         return
+    folders = {row["id"]: inst.images / "layers" / hex_of(row["id"]) for row in rows}
+    before = {key: _identity(path) for key, path in folders.items()}
     fd = os.open(inst.images, _DIR)
     try:
-        call("syncfs", fd)
+        _sync(fd)
     finally:
         os.close(fd)
     with db.write() as con:
-        con.executemany("UPDATE layer SET durable = 1 WHERE id = ?", [(row["id"],) for row in rows])
+        # Not one that was removed and pulled again meanwhile: of that, nothing need be on the disk.
+        same = [(key,) for key, path in folders.items() if (found := _identity(path)) and found == before[key]]
+        con.executemany("UPDATE layer SET durable = 1 WHERE id = ?", same)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Which folder it is: a name and an inode's number are used again, but not at the same moment."""
+    try:
+        status = folder.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_ctime_ns
+
+
+def _sync(fd: int) -> None:
+    call("syncfs", fd)
 
 
 def verify(what: str, expected: str, found: str) -> None:

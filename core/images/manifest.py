@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from core.errors import NotFound, Unsupported
+from core.errors import NoPlatform, Unsupported
 from core.images.config import broken, image_config, text
 from core.images.reference import is_digest
 from core.model import ImageConfig
+from core.names import architecture
 
 LONGEST = 4 * 1024 * 1024  # bytes of a manifest or configuration
 _MOST_LAYERS = 500  # overlayfs' own limit
@@ -30,7 +31,6 @@ _OLD = (f"{_DOCKER}.v1+json", f"{_DOCKER}.v1+prettyjws")
 ACCEPT = ", ".join((*MANIFESTS, *INDEXES))
 _CONFIGS = (f"{_OCI}.config.v1+json", "application/vnd.docker.container.image.v1+json", "application/octet-stream")
 _LAYERS = (f"{_OCI}.layer.", "application/vnd.docker.image.rootfs.")
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386"}
 
 
 @dataclass(frozen=True)
@@ -79,24 +79,26 @@ class Config:
     os: str
     diffids: tuple[str, ...]
     image: ImageConfig
+    variant: str = ""
 
 
 def host_platform() -> Platform:
     """What this machine runs."""
     machine = os.uname().machine
     variant = {"armv7l": "v7", "armv6l": "v6"}.get(machine, "")
-    return Platform("linux", _ARCHITECTURES.get(machine, machine), variant)
+    return Platform("linux", architecture(machine), variant)
 
 
 def read_json(data: bytes) -> dict[str, Any]:
     """The object in ``data``.
 
-    :raises Corrupt: too long, too deep, not JSON, not an object
+    :raises Corrupt: too long, too deep, not JSON, not an object, or one that says something twice: readers differ in
+        which of the two counts
     """
     if len(data) > LONGEST:
         raise broken(f"it has {len(data)} bytes; at most {LONGEST} are allowed")
     try:
-        document = json.loads(data)
+        document = json.loads(data.decode(), object_pairs_hook=_once)  # RFC 8259: UTF-8 and nothing else
     except (ValueError, RecursionError) as error:
         raise broken(f"it is not JSON: {error}") from error
     if not isinstance(document, dict):
@@ -104,9 +106,29 @@ def read_json(data: bytes) -> dict[str, Any]:
     return document
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise broken(f"it says {twice[:100]!r} twice")
+    return found
+
+
+def _spelled(document: Mapping[str, Any], *names: str) -> None:
+    """Go reads ``Layers`` as ``layers``, and of both the last: to the readers of others it would be another document.
+
+    :raises Corrupt: one of ``names`` is there in other letters
+    """
+    for key in document:
+        if key not in names and key.lower() in (name.lower() for name in names):
+            raise broken(f"it says {key!r}, which some would read as another field")
+
+
 def _descriptor(data: Any) -> Descriptor:
     if not isinstance(data, dict):
         raise broken("a descriptor is not an object")
+    _spelled(data, "digest", "size", "mediaType", "platform")
     digest, size, media_type = data.get("digest"), data.get("size"), data.get("mediaType", "")
     if not is_digest(digest):
         raise broken(f"{str(digest)[:100]!r} is not a sha256 digest")
@@ -130,6 +152,7 @@ def parse(data: bytes, content_type: str = "") -> Manifest | Index:
     :raises Unsupported: a format that is not an image, or too old
     """
     document = read_json(data)
+    _spelled(document, "schemaVersion", "mediaType", "config", "layers", "manifests")
     content_type = content_type.partition(";")[0].strip().lower()
     media_type = document.get("mediaType") or ""
     if document.get("schemaVersion") == 1 or content_type in _OLD:
@@ -152,6 +175,8 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
     if config.media_type not in _CONFIGS or any(not item.media_type.startswith(_LAYERS) for item in layers):
         kind = document.get("artifactType") or config.media_type
         raise Unsupported("that is not a container image", f"it is an artifact of type {kind}", "Name an image")
+    if any(item.media_type.endswith("+encrypted") for item in layers):
+        raise Unsupported("the image is encrypted", "its layers are of an encrypted type", "Decrypt it with skopeo")
     return Manifest(config, layers)
 
 
@@ -170,22 +195,49 @@ def _index(document: Mapping[str, Any]) -> Index:
 
 
 def choose(index: Index, wanted: Platform) -> Descriptor:
-    """The entry for ``wanted``: the same variant, else none, else the first of the architecture.
+    """The entry for ``wanted``: the same variant, else none, else the nearest below it, else the first of the
+    architecture.
 
-    :raises NotFound: none; ``why`` lists what there is
+    :raises NoPlatform: none; ``why`` lists what there is
     """
     candidates: list[tuple[int, int, Descriptor]] = []
     for descriptor, platform in index.manifests:
+        if descriptor.media_type and descriptor.media_type not in (*MANIFESTS, *INDEXES):
+            continue  # something that goes with the images (image-index.md: what is unknown is passed over)
         if platform is None:
             if len(index.manifests) == 1:
                 return descriptor
         elif (platform.os, platform.architecture) == (wanted.os, wanted.architecture):
-            rank = 0 if platform.variant == wanted.variant else 1 if not platform.variant else 2
-            candidates.append((rank, len(candidates), descriptor))
+            candidates.append((_distance(platform.variant, wanted.variant), len(candidates), descriptor))
     if candidates:
         return min(candidates)[2]
     there = ", ".join(str(platform) for _, platform in index.manifests if platform and platform.os != "unknown")
-    raise NotFound(f"the image does not exist for {wanted}", f"it exists for {there or 'no platform'}", "Use another")
+    raise NoPlatform(f"the image does not exist for {wanted}", f"it exists for {there or 'no platform'}", "Use another")
+
+
+def _distance(variant: str, wanted: str) -> int:
+    """How far from what was wanted: a processor runs what was made for its elders (arm v7: v6), not its successors."""
+    if variant == wanted:
+        return 0
+    if not variant:
+        return 1
+    have, want = variant.removeprefix("v"), wanted.removeprefix("v")
+    if have.isdigit() and want.isdigit() and int(have) < int(want):
+        return 1 + int(want) - int(have)
+    return 100
+
+
+def check_entry(entry: Descriptor, data: bytes, kind: str) -> None:
+    """Is ``data`` what the index says of it? Its digest is checked elsewhere.
+
+    :param kind: its media type
+    :raises Corrupt: size or media type differ
+    """
+    if len(data) != entry.size:
+        raise broken(f"an index says that {entry.digest} has {entry.size} bytes, and it has {len(data)}")
+    stated = read_json(data).get("mediaType") or kind.partition(";")[0]
+    if entry.media_type and stated and stated != entry.media_type:
+        raise broken(f"an index says that {entry.digest} is {entry.media_type}, and it is {stated}")
 
 
 def parse_config(data: bytes) -> Config:
@@ -195,6 +247,8 @@ def parse_config(data: bytes) -> Config:
     """
     document = read_json(data)
     rootfs = document.get("rootfs")
+    _spelled(document, "rootfs", "config")
+    _spelled(rootfs if isinstance(rootfs, dict) else {}, "diff_ids")
     diffids = _list(rootfs, "diff_ids", _MOST_LAYERS) if isinstance(rootfs, dict) else []
     if not all(is_digest(diffid) for diffid in diffids):
         raise broken("a diff_id of its configuration is not a sha256 digest")
@@ -203,15 +257,17 @@ def parse_config(data: bytes) -> Config:
     if not isinstance(config, dict):
         raise broken("its configuration has no proper 'config'")
     return Config(
-        created=_created(document.get("created")),
+        created=moment(document.get("created")),
         architecture=text(document, "architecture"),
         os=text(document, "os"),
         diffids=tuple(diffids),
         image=image_config(config),
+        variant=text(document, "variant"),
     )
 
 
-def _created(value: Any) -> float:
+def moment(value: Any) -> float:
+    """Seconds since the epoch of an RFC 3339 time; 0 where it is none, or Go's year 1."""
     if not isinstance(value, str) or not value:
         return 0.0
     try:

@@ -7,25 +7,25 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from core.errors import Corrupt, Unsupported
-from core.images import manifest
+from core.errors import Corrupt, NoPlatform, NotFound, Unavailable, Unsupported
+from core.images import listing, manifest, platforms
 from core.images.assemble import Assembly, Stale, Wanted, wanted_layers
 from core.images.content import Content
 from core.images.layers import Staging, hex_of
-from core.images.manifest import Config, Descriptor, Index, Manifest
+from core.images.manifest import Config, Descriptor, Index, Manifest, Platform
+from core.images.partwriter import PartWriter
 from core.images.progress import Progress
 from core.images.records import NewImage
 from core.images.reference import Reference
 from core.images.registry import Cut, Registry
-from core.images.unpackers import Result, Unpackers, in_thread, poke, wake_pipe
+from core.images.unpackers import Result, Unpackers, poke, wake_pipe
 from core.model import Image
+from core.store.config import load as load_settings
 from core.store.lock import drop_lock_file, object_lock
 from core.store.paths import Instance
 
 if TYPE_CHECKING:
     from core.images.store import ImageStore
-
-_IN_THREAD = 64 * 1024  # bytes from which a write is worth a thread: the disk may make it wait
 
 
 class Found:
@@ -54,27 +54,73 @@ class Found:
         content.put(self.digest, self.data)
 
 
-async def find(registry: Registry, content: Content) -> Found:
-    """Read manifest and configuration; those that are kept already are not fetched again.
+async def find(store: ImageStore, registry: Registry, wanted: Platform | None = None) -> Found:
+    """Read manifest and configuration; what is kept already is not fetched again.
 
-    :raises NotFound: no such image, tag or platform
+    :param wanted: the platform that was asked for; None: this machine's, or whatever there is where there is no choice
+    :raises NotFound: no such image or tag; :raises NoPlatform: not for the platform
     """
+    if kept := await _unchanged(store, registry, wanted):
+        return kept
+    content = store.content
     data, kind, digest = await registry.manifest(registry.reference.version)
     document, listed = manifest.parse(data, kind), digest
     if isinstance(document, Index):
-        digest = manifest.choose(document, manifest.host_platform()).digest
-        kept = content.read(digest)
-        if kept is None:
-            kept, kind, _ = await registry.manifest(digest)
-            document = manifest.parse(kept, kind)
+        entry = manifest.choose(document, wanted or manifest.host_platform())
+        digest, known = entry.digest, content.read(entry.digest)
+        if known is None:
+            known, kind, _ = await registry.manifest(digest)
+            document = manifest.parse(known, kind)
         else:
-            document = manifest.parse(kept)
-        data = kept
+            document = manifest.parse(known)
+            kind = str(manifest.read_json(known).get("mediaType") or kind)
+        manifest.check_entry(entry, known, kind)
+        data = known
     if isinstance(document, Index):
         raise Unsupported("the image's index leads to another index", "only one level is allowed", "Use another tag")
     config = document.config
     config_data = content.read(config.digest) or await registry.small_blob(config.digest, config.size)
-    return Found(digest, kind.partition(";")[0], data, listed, document, config_data)
+    found = Found(digest, kind.partition(";")[0], data, listed, document, config_data)
+    made = found.config
+    if wanted and not platforms.same(wanted, made.os, made.architecture, made.variant):
+        there = Platform(made.os, made.architecture, made.variant)
+        raise NoPlatform(f"the image does not exist for {wanted}", f"it is for {there} only", "Use another")
+    return found
+
+
+async def _unchanged(store: ImageStore, registry: Registry, wanted: Platform | None) -> Found | None:
+    """What is here, where the registry still means the same by the name; None: ask it for all.
+
+    One HEAD tells, which registries do not count as a pull.
+    """
+    name = registry.reference
+    rows = store.store.disk.read(
+        "SELECT reference, image.id, manifest_digest, architecture, os FROM repo_digest JOIN image ON image.id = image"
+        " WHERE reference GLOB ? AND manifest_digest <> ''",
+        (f"{name.name}@{name.digest or '*'}",),
+    )
+    if not rows:
+        return None
+    digest = name.digest
+    if not digest:
+        try:
+            digest, _ = await registry.head(name.tag)
+        except Unavailable:
+            return None  # some do not know HEAD
+    for row in rows:
+        if row["reference"] != f"{name.name}@{digest}":
+            continue
+        with contextlib.suppress(Corrupt):  # what the disk has damaged is fetched
+            data, config = store.content.read(row["manifest_digest"]), store.content.read(row["id"])
+            document = manifest.parse(data) if data else None
+            if not isinstance(document, Manifest) or data is None or config is None:
+                continue
+            kind = str(manifest.read_json(data).get("mediaType") or manifest.MANIFESTS[0])
+            found = Found(row["manifest_digest"], kind, data, digest, document, config)
+            target = wanted or manifest.host_platform()
+            if platforms.same(target, found.config.os, found.config.architecture, found.config.variant):
+                return found
+    return None
 
 
 class Fetcher:
@@ -108,12 +154,12 @@ class Fetcher:
                 if result.blob != item.blob:
                     raise Corrupt(
                         f"layer {item.position + 1} has the wrong digest",
-                        f"{self._registry.reference.host} should have sent {item.blob} and sent {result.blob}",
+                        f"{self._registry.host} should have sent {item.blob} and sent {result.blob}",
                         "Try again; if it stays, the registry is damaged",
                     )
             except Corrupt:
                 part.unlink(missing_ok=True)
-                if have:
+                if have or self._registry.distrust():
                     raise Stale from None
                 raise
             finally:
@@ -152,54 +198,64 @@ class Fetcher:
 
     async def _download(self, item: Wanted, fd: int, have: int, write: int) -> None:
         failures = 0
-        while have < item.size:
-            try:
-                async with contextlib.aclosing(self._registry.blob(item.blob, have, item.size)) as pieces:
-                    async for piece in pieces:
-                        await _store(fd, piece, have)
-                        have += len(piece)
-                        failures = 0
-                        poke(write)
-                        self._progress.set(item.position, "downloading", have)
-            except Cut as error:
-                await self._registry.pause(failures, error)
-                failures += 1
+
+        def written(size: int) -> None:
+            poke(write)
+            self._progress.set(item.position, "downloading", size)
+
+        async with PartWriter(fd, have, written) as part:
+            while (have := part.size) < item.size:
+                try:
+                    async with contextlib.aclosing(self._registry.blob(item.blob, have, item.size)) as pieces:
+                        async for piece in pieces:
+                            await part.add(piece)
+                            failures = 0
+                    await part.flush()
+                except Cut as error:
+                    await part.flush()
+                    await self._registry.pause(failures, error)
+                    failures += 1
         self._progress.set(item.position, "unpacking", 0)
-
-
-async def _store(fd: int, data: bytes, offset: int) -> None:
-    if len(data) < _IN_THREAD:
-        _write(fd, data, offset)
-    else:
-        await in_thread(lambda: _write(fd, data, offset))
-
-
-def _write(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(fd, view, offset)
-        view, offset = view[count:], offset + count
 
 
 def blobs(layers: tuple[Descriptor, ...]) -> list[tuple[str, int]]:
     return [(layer.digest, layer.size) for layer in layers]
 
 
-async def pull(store: ImageStore, name: Reference, insecure: bool, progress: Progress) -> Image:
+async def pull(
+    store: ImageStore, name: Reference, progress: Progress, *, insecure: bool = False, platform: str = ""
+) -> Image:
     """The whole way from a reference to an image in the store (see :meth:`ImageStore.pull`)."""
+    wanted = platforms.parse_platform(platform) if platform else None
+    settings = load_settings()
     unpackers = Unpackers(store.inst)
-    known = store.store.disk.read("SELECT 1 FROM tag WHERE reference = ?", (str(name),))
+    before = store.store.disk.read("SELECT image FROM tag WHERE reference = ?", (str(name),))
     # Where there will be something to unpack, the server starts while we wait for the registry.
-    early = None if known else asyncio.create_task(unpackers.start())
+    early = None if before else asyncio.create_task(unpackers.start())
     try:
-        async with Registry(name, insecure=insecure) as registry:
-            found = await find(registry, store.content)
+        async with Registry(name, store.keyring, settings, insecure=insecure, notice=progress.note) as registry:
+            try:
+                found = await find(store, registry, wanted)
+            except NotFound as error:
+                raise await listing.with_nearest(registry, error) from error
+            if not wanted:
+                _warn_of_platform(found.config, progress)
             fetcher = Fetcher(store.inst, registry, store.content, unpackers, progress)
-            return await _assemble(store, found, name, fetcher, Assembly(store, unpackers, progress))
+            image = await _assemble(store, found, name, fetcher, Assembly(store, unpackers, progress))
+        progress.ended(found.listed, changed=name.digest != "" or not before or before[0]["image"] != image.id)
+        return image
     finally:
         if early:
             await asyncio.gather(early, return_exceptions=True)
         await unpackers.close(wait=False)
+
+
+def _warn_of_platform(made: Config, progress: Progress) -> None:
+    """Where a name has no choice of platforms it is taken as it is, as docker does; to run it may be impossible."""
+    here = manifest.host_platform()
+    if not platforms.same(here, made.os, made.architecture, made.variant):
+        there = Platform(made.os, made.architecture, made.variant)
+        progress.note(f"the image is made for {there}, this machine is {here}")
 
 
 async def _assemble(store: ImageStore, found: Found, name: Reference, fetcher: Fetcher, assembly: Assembly) -> Image:

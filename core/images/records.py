@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from core.errors import InvalidArgument, NotFound
 from core.images import reference
 from core.images.layers import hex_of
 from core.images.manifest import Config, parse_config
 from core.model import Image
-from core.store.db import Row
+
+if TYPE_CHECKING:
+    from core.store.db import Row
 
 _PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})\Z")
 
@@ -40,11 +44,12 @@ def save(con: sqlite3.Connection, new: NewImage) -> bool:
     if found != len(keys):
         return False
     config = parse_config(new.config)
+    old = con.execute("SELECT manifest_digest FROM image WHERE id = ?", (new.id,)).fetchone()
     con.execute(
-        "INSERT INTO image(id, manifest_digest, config, created, architecture, os) VALUES (?, ?, ?, ?, ?, ?)"
+        "INSERT INTO image(id, manifest_digest, config, created, architecture, os, added) VALUES (?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT(id) DO UPDATE SET manifest_digest = excluded.manifest_digest"
         " WHERE excluded.manifest_digest <> ''",
-        (new.id, new.manifest_digest, new.config.decode(), config.created, config.architecture, config.os),
+        (new.id, new.manifest_digest, new.config.decode(), config.created, config.architecture, config.os, time.time()),
     )
     con.execute("DELETE FROM image_layer WHERE image = ?", (new.id,))
     con.executemany(
@@ -55,6 +60,9 @@ def save(con: sqlite3.Connection, new: NewImage) -> bool:
     if new.manifest_digest:
         blob = (new.manifest_digest, len(new.manifest), new.manifest_type)
         con.execute("INSERT OR REPLACE INTO blob VALUES (?, ?, ?)", blob)
+        if old:  # no image's any more: its file is swept up
+            sql = "DELETE FROM blob WHERE digest = ? AND digest NOT IN (SELECT manifest_digest FROM image)"
+            con.execute(sql, (old["manifest_digest"],))
     con.executemany("INSERT OR REPLACE INTO tag VALUES (?, ?)", [(tag, new.id) for tag in new.tags])
     con.executemany("INSERT OR REPLACE INTO repo_digest VALUES (?, ?)", [(name, new.id) for name in new.digests])
     return True
@@ -72,7 +80,7 @@ class Records:
 
     def every(self) -> list[Image]:
         """Every image, newest first."""
-        rows = self._read("SELECT id, config FROM image ORDER BY created DESC, id")
+        rows = self._read("SELECT id, config, added, used FROM image ORDER BY created DESC, id")
         tags, digests = self._names("tag"), self._names("repo_digest")
         sizes = {
             row["image"]: row["size"]
@@ -81,7 +89,7 @@ class Records:
             )
         }
         self._configs = {row["id"]: self._config(row) for row in rows}
-        return [self._image(row["id"], tags[row["id"]], digests[row["id"]], sizes.get(row["id"], 0)) for row in rows]
+        return [self._image(row, tags[row["id"]], digests[row["id"]], sizes.get(row["id"], 0)) for row in rows]
 
     def _names(self, table: str) -> defaultdict[str, list[str]]:
         found: defaultdict[str, list[str]] = defaultdict(list)
@@ -93,7 +101,8 @@ class Records:
         known = self._configs.get(row["id"])
         return known or parse_config(row["config"].encode())
 
-    def _image(self, image_id: str, tags: Iterable[str], digests: Iterable[str], size: int) -> Image:
+    def _image(self, row: Row, tags: Iterable[str], digests: Iterable[str], size: int) -> Image:
+        image_id = row["id"]
         config = self._configs[image_id]
         return Image(
             id=image_id,
@@ -105,11 +114,14 @@ class Records:
             config=config.image,
             architecture=config.architecture,
             os=config.os,
+            added=row["added"],
+            used=row["used"],
+            variant=config.variant,
         )
 
     def one(self, image_id: str) -> Image:
         """:raises NotFound:"""
-        rows = self._read("SELECT id, config FROM image WHERE id = ?", (image_id,))
+        rows = self._read("SELECT id, config, added, used FROM image WHERE id = ?", (image_id,))
         if not rows:
             raise missing(image_id)
         self._configs[image_id] = self._config(rows[0])
@@ -117,11 +129,37 @@ class Records:
         size = self._read(
             "SELECT sum(size) AS size FROM image_layer JOIN layer ON layer.id = layer WHERE image = ?", (image_id,)
         )[0]["size"]
-        return self._image(image_id, tags, digests, size or 0)
+        return self._image(rows[0], tags, digests, size or 0)
 
     def _names_of(self, table: str, image_id: str) -> list[str]:
         rows = self._read(f"SELECT reference FROM {table} WHERE image = ? ORDER BY reference", (image_id,))
         return [row["reference"] for row in rows]
+
+    def document(self, image_id: str) -> bytes:
+        """The image's configuration, as it came. :raises NotFound:"""
+        rows = self._read("SELECT config FROM image WHERE id = ?", (image_id,))
+        if not rows:
+            raise missing(image_id)
+        return bytes(rows[0]["config"].encode())
+
+    def descriptor(self, image_id: str) -> dict[str, object] | None:
+        """Media type, digest and size of the manifest that an image came with; None where it came without."""
+        rows = self._read(
+            "SELECT blob.* FROM image JOIN blob ON digest = manifest_digest WHERE image.id = ?", (image_id,)
+        )
+        for row in rows:
+            return {"mediaType": row["media_type"], "digest": row["digest"], "size": row["size"]}
+        return None
+
+    def layer_sizes(self, image_id: str) -> list[int]:
+        """Bytes of the files of each layer, lowest first."""
+        sql = "SELECT size FROM image_layer JOIN layer ON layer.id = layer WHERE image = ? ORDER BY position"
+        return [row["size"] for row in self._read(sql, (image_id,))]
+
+    def tags_of(self, repository: str) -> list[str]:
+        """Every tag of a repository, as full references."""
+        rows = self._read("SELECT reference FROM tag ORDER BY reference")
+        return [row["reference"] for row in rows if row["reference"].rpartition(":")[0] == repository]
 
     def keys(self, image_id: str) -> list[str]:
         """The image's layers, lowest first."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from dataclasses import dataclass
 
 from core.errors import InvalidArgument
 
 HUB = "docker.io"
-_HUB_HOST = "registry-1.docker.io"
+HUB_HOST = "registry-1.docker.io"
 _LONGEST_NAME = 255  # characters of registry and repository together
 
 _LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
@@ -53,12 +54,12 @@ class Reference:
     @property
     def host(self) -> str:
         """host[:port] that serves the registry API."""
-        return _HUB_HOST if self.domain == HUB else self.domain
+        return HUB_HOST if self.domain == HUB else self.domain
 
     @property
     def local(self) -> bool:
         """True for registries on this machine, which may speak plain HTTP (as Docker allows 127.0.0.0/8)."""
-        return is_loopback(self.domain.rpartition(":")[0] if _has_port(self.domain) else self.domain)
+        return is_local(self.domain)
 
     @property
     def familiar(self) -> str:
@@ -75,6 +76,11 @@ def _has_port(domain: str) -> bool:
     return domain.rpartition(":")[2].isdigit() and not domain.endswith("]")
 
 
+def is_local(domain: str) -> bool:
+    """True for a registry (host[:port]) on this machine."""
+    return is_loopback(domain.rpartition(":")[0] if _has_port(domain) else domain)
+
+
 def is_loopback(host: str) -> bool:
     """True for ``localhost`` and addresses in 127.0.0.0/8 or ::1."""
     if host == "localhost":
@@ -83,6 +89,19 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def reaches_us(host: str) -> bool:
+    """True for whatever a connection takes for this machine alone: loopback in any notation, and no address at all."""
+    name = host.strip("[]").rstrip(".").lower()
+    if is_loopback(name) or name.endswith((".localhost", "localhost.localdomain")):
+        return True
+    try:
+        address = ipaddress.ip_address(socket.inet_aton(name)) if ":" not in name else ipaddress.ip_address(name)
+    except (OSError, ValueError):
+        return False
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return mapped.is_loopback or mapped.is_unspecified
 
 
 def _refuse(text: str, why: str) -> InvalidArgument:
@@ -99,6 +118,36 @@ def _split_domain(rest: str) -> tuple[str, str]:
     if domain == HUB and "/" not in path:
         path = f"library/{path}"
     return domain, path
+
+
+def parse_domain(text: str) -> str:
+    """The registry that a person names: ``registry.lan:5000``; "" and docker's longer names for it are Docker Hub.
+
+    :raises InvalidArgument: not a host name with an optional port
+    """
+    host = text.strip().removeprefix("https://").removeprefix("http://").partition("/")[0]
+    if host in ("", "index.docker.io", HUB_HOST, "hub.docker.com"):
+        return HUB
+    if not _DOMAIN.match(host):
+        raise InvalidArgument(
+            f"invalid registry {text!r}", "it is not a host name, with a port or without", "Write it like a.lan:5000"
+        )
+    return host
+
+
+def parse_repository(text: str) -> Reference:
+    """A reference without tag and digest.
+
+    :raises InvalidArgument: it has one, or is none
+    """
+    host = text.strip().rstrip("/")
+    port = "." in host and host.rpartition(":")[2].isdigit()
+    if "/" not in host and (port or text.endswith("/") or is_local(host)):
+        raise InvalidArgument(f"{text!r} names a registry", "a repository was asked for", f"Write it like {host}/NAME")
+    found = parse(text)
+    if found.digest or (found.tag and text.endswith(f":{found.tag}")):
+        raise InvalidArgument(f"{text!r} names one image", "a repository was asked for", "Leave the tag out")
+    return Reference(found.domain, found.path)
 
 
 def parse(text: str) -> Reference:
@@ -126,3 +175,19 @@ def parse(text: str) -> Reference:
     if len(domain) + 1 + len(path) > _LONGEST_NAME:
         raise _refuse(text, f"the name has more than {_LONGEST_NAME} characters")
     return Reference(domain, path, tag if tag or digest else "latest", digest)
+
+
+def parse_tag(text: str) -> Reference:
+    """A name that an image is to get here: one with a digest would claim what nobody has checked.
+
+    :raises InvalidArgument:
+    """
+    found = parse(text)
+    if found.digest:
+        raise _refuse(text, "a digest comes from a registry; a name given here ends with a tag")
+    return found
+
+
+def is_bare(text: str) -> bool:
+    """Does it name a repository only, without tag and digest?"""
+    return "@" not in text and ":" not in text.rpartition("/")[2]

@@ -1,73 +1,83 @@
-"""A client of the OCI distribution API (distribution-spec v1.1; Docker Registry HTTP API V2), for reading.
+"""A client of the OCI distribution API (distribution-spec v1.1; Docker Registry HTTP API V2) for one repository.
 
-Anonymous, token and basic authentication; retries with backoff; blobs resume by ``Range``. ``Authorization`` is dropped
-when a redirect leads to another host. aiohttp is imported here and nowhere else, as this module is only imported by the
-first pull: it takes longer than everything else the engine loads.
+What is read may come from mirrors: each is asked in turn, the registry itself last, and whatever comes is checked
+against its digest. Blobs resume by ``Range``, at whichever place.
 """
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import hashlib
 import json
-import random
-import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
-from urllib.parse import urljoin, urlsplit
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import TypeVar
 
-import aiohttp
-
-from core.errors import Corrupt, NotFound, Unauthorized, Unavailable, WharfError
-from core.images import auth
+from core.errors import Corrupt, NotFound, RateLimited, Unauthorized, Unavailable, WharfError
+from core.images.answers import Cut, running_out
+from core.images.auth import Credentials
+from core.images.endpoints import Endpoint, endpoints
+from core.images.keyring import Keyring
 from core.images.manifest import ACCEPT, LONGEST
 from core.images.reference import Reference, is_digest
+from core.images.tokens import Find
+from core.images.transport import TRIES, Request, Transport
+from core.store.config import Settings
 
-_TRIES = 5
-_PAUSE = 0.2  # seconds, doubled each time
-_LONGEST_PAUSE = 30.0
-_REDIRECTS = 5
-_CONNECT, _SILENCE = 15.0, 60.0  # seconds
-_AGENT = "wharfinger"
-_BUFFER = 1024 * 1024
-_TRANSIENT = (429, 500, 502, 503, 504)
+__all__ = ["Cut", "Registry"]
+_MIRROR_TRIES = 2
+_PASSED_BY = (Corrupt, NotFound, RateLimited, Unauthorized, Unavailable)  # what another place may do better
+Params = tuple[tuple[str, str], ...]
+T = TypeVar("T")
 
 
-class Cut(Exception):
-    """The connection broke, or the registry is overloaded: worth another try after ``pause`` seconds (0: as usual)."""
-
-    def __init__(self, why: str, pause: float = 0.0) -> None:
-        super().__init__(why)
-        self.pause = pause
+def _ignore(_: str) -> None:
+    """Nobody wants to know."""
 
 
 class Registry:
-    """One repository of one registry. Use as ``async with``."""
+    """One repository of one registry. Use as ``async with``.
 
-    def __init__(self, reference: Reference, *, insecure: bool = False) -> None:
+    :param actions: ``pull`` or ``pull,push``; what is pushed goes to the registry itself, never to a mirror
+    :param notice: is told what a user may want to know, in words
+    """
+
+    def __init__(
+        self,
+        reference: Reference,
+        keyring: Keyring,
+        settings: Settings,
+        *,
+        insecure: bool = False,
+        actions: str = "pull",
+        notice: Callable[[str], None] = _ignore,
+    ) -> None:
         self.reference = reference
-        self._host = reference.host
-        self._unsafe = insecure or reference.local
-        self._scheme = "http" if reference.local else "https"
-        self._settled = not self._unsafe
-        self._authorization = ""
-        self._token_lock = asyncio.Lock()
+        self._notice = notice
+        self._actions = actions
+        self._stack = contextlib.AsyncExitStack()
+        places = endpoints(reference.domain, settings.registries, insecure=insecure)
+        if actions != "pull":
+            places = places[-1:]
+        self._places = [Transport(point, finder(keyring, point, settings)) for point in places]
+        self._failed: dict[Transport, int] = {}  # tries in vain
 
     async def __aenter__(self) -> Registry:
-        check: bool | ssl.SSLContext = not self._unsafe
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit_per_host=8, ssl=check),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=_SILENCE),
-            headers={"User-Agent": _AGENT, "Accept-Encoding": "identity"},
-            auto_decompress=False,  # a digest is of the bytes as they are stored
-            trust_env=not self.reference.local,
-            read_bufsize=_BUFFER,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        for place in self._places:
+            await self._stack.enter_async_context(place)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._session.close()
+        await self._stack.aclose()
+
+    @property
+    def own(self) -> Transport:
+        """The registry itself."""
+        return self._places[-1]
+
+    @property
+    def host(self) -> str:
+        """host[:port] that is asked now."""
+        return self._alive()[0].endpoint.host
 
     # -- what there is to read ----------------------------------------------------------------------------------
     async def manifest(self, version: str) -> tuple[bytes, str, str]:
@@ -76,14 +86,39 @@ class Registry:
         :raises NotFound: no such image or tag
         :raises Corrupt: it is too long, or does not match the digest
         """
-        path = f"manifests/{version}"
-        data, headers = await self._small(path, ACCEPT)
-        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        stated = headers.get("Docker-Content-Digest", "")
-        expected = version if is_digest(version) else stated
-        if expected and is_digest(expected) and expected != digest:
-            raise self._wrong("the manifest", expected, digest)
-        return data, headers.get("Content-Type", ""), digest
+
+        async def one(place: Transport) -> tuple[bytes, str, str]:
+            data, headers = await self._small(place, f"manifests/{version}", ACCEPT)
+            digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+            expected = version if is_digest(version) else headers.get("Docker-Content-Digest", "")
+            if expected and is_digest(expected) and expected != digest:
+                raise self._wrong(place, "the manifest", expected, digest)
+            if low := running_out(headers):
+                self._notice(f"{place.endpoint.host} limits pulls: {low}")
+            return data, headers.get("Content-Type", ""), digest
+
+        return await self._first(one)
+
+    async def head(self, version: str) -> tuple[str, str]:
+        """(digest, media type) of a tag, without its manifest (and, at Docker Hub, without being counted).
+
+        :raises NotFound: no such image or tag
+        :raises Unavailable: nobody says
+        """
+
+        async def one(place: Transport) -> tuple[str, str]:
+            request = self.request(
+                place, f"manifests/{version}", method="HEAD", headers={"Accept": ACCEPT}, good=(200,)
+            )
+
+            async def attempt() -> tuple[str, str]:
+                async with place.ask(request) as response:
+                    digest = response.headers.get("Docker-Content-Digest", "")
+                    return (digest if is_digest(digest) else ""), response.headers.get("Content-Type", "")
+
+            return await place.again(attempt, tries=self._tries(place))
+
+        return await self._first(one)
 
     async def small_blob(self, digest: str, size: int) -> bytes:
         """A configuration.
@@ -92,212 +127,175 @@ class Registry:
         """
         if size > LONGEST:
             raise Corrupt("the image's configuration is too long", f"it has {size} bytes", "Use another image")
-        data, _ = await self._small(f"blobs/{digest}", "*/*")
-        found = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        if found != digest or len(data) != size:
-            raise self._wrong("the configuration", f"{digest} ({size} bytes)", f"{found} ({len(data)} bytes)")
-        return data
 
-    def _wrong(self, what: str, expected: str, found: str) -> Corrupt:
-        return Corrupt(
-            f"{what} of {self.reference.familiar} has the wrong digest",
-            f"{self._host} should have sent {expected} and sent {found}",
-            "Try again; if it stays, the registry is damaged",
+        async def one(place: Transport) -> bytes:
+            data, _ = await self._small(place, f"blobs/{digest}", "*/*")
+            found = f"sha256:{hashlib.sha256(data).hexdigest()}"
+            if found != digest or len(data) != size:
+                raise self._wrong(
+                    place, "the configuration", f"{digest} ({size} bytes)", f"{found} ({len(data)} bytes)"
+                )
+            return data
+
+        return await self._first(one)
+
+    async def document(self, path: str, accept: str, *, params: Params = ()) -> tuple[bytes, Mapping[str, str]]:
+        """Some other document of the repository and its headers, from the registry itself. :raises NotFound:"""
+        return await self._small(self.own, path, accept, params=params)
+
+    def request(
+        self,
+        place: Transport,
+        path: str,
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        params: Params = (),
+        good: tuple[int, ...] = (200, 206),
+        more_scopes: tuple[str, ...] = (),
+        body: Callable[[], object] | None = None,
+    ) -> Request:
+        """A request about this repository at ``place``; ``path`` may be a URL that it has given."""
+        point = place.endpoint
+        repository = point.repository(self.reference.path)
+        namespace: Params = (("ns", point.mirror_of),) if point.mirror_of else ()
+        return Request(
+            path if "://" in path else f"{repository}/{path}",
+            method,
+            headers or {},
+            namespace + params,
+            (f"repository:{repository}:{self._actions}", *more_scopes),
+            good,
+            body,
+            self.reference.familiar,
+            f"no such image: {self.reference.familiar}",
         )
 
-    async def _small(self, path: str, accept: str) -> tuple[bytes, dict[str, str]]:
-        async def attempt() -> tuple[bytes, dict[str, str]]:
-            async with self._get(path, {"Accept": accept}) as response:
+    async def _small(
+        self, place: Transport, path: str, accept: str, *, params: Params = ()
+    ) -> tuple[bytes, Mapping[str, str]]:
+        request = self.request(place, path, headers={"Accept": accept}, params=params)
+
+        async def attempt() -> tuple[bytes, Mapping[str, str]]:
+            async with place.ask(request) as response:
                 data = bytearray()
                 async for piece in response.content.iter_any():
                     data += piece
                     if len(data) > LONGEST:
                         raise Corrupt("the registry's answer is too long", f"over {LONGEST} bytes", "Use another image")
-                return bytes(data), dict(response.headers)
+                return bytes(data), response.headers
 
-        for number in range(_TRIES):
-            try:
-                return await attempt()
-            except Cut as error:
-                await self.pause(number, error)
-        raise AssertionError
+        return await place.again(attempt, tries=self._tries(place))
 
-    async def pause(self, number: int, error: Cut) -> None:
-        """Wait before try ``number`` + 2.
+    def _wrong(self, place: Transport, what: str, expected: str, found: str) -> Corrupt:
+        return Corrupt(
+            f"{what} of {self.reference.familiar} has the wrong digest",
+            f"{place.endpoint.host} should have sent {expected} and sent {found}",
+            "Try again; if it stays, the registry is damaged",
+        )
 
-        :raises Unavailable: that was the last one
-        """
-        if number + 1 >= _TRIES:
-            raise self._down(str(error)) from error
-        pause = error.pause or _PAUSE * 2**number * random.uniform(0.8, 1.2)
-        await asyncio.sleep(min(pause, _LONGEST_PAUSE))
-
+    # -- layers -------------------------------------------------------------------------------------------------
     async def blob(self, digest: str, offset: int, size: int) -> AsyncGenerator[bytes, None]:
         """The bytes of a blob from ``offset`` to ``size``, in one try.
 
-        :raises Cut: the connection broke: call again from where it ended
+        :raises Cut: the connection broke, or a mirror failed: call again from where it ended
         :raises Corrupt: the registry has another size for it
         """
+        place = self._alive()[0]
+        try:
+            async for piece in self._pieces(place, digest, offset, size):
+                yield piece
+        except Cut:
+            if place is not self.own:
+                self._failed[place] = self._failed.get(place, 0) + 1
+            raise
+        except _PASSED_BY as error:
+            if place is self.own:
+                raise
+            self._give_up(place, error)
+            raise Cut(str(error), pause=0.001) from error
+
+    async def _pieces(self, place: Transport, digest: str, offset: int, size: int) -> AsyncGenerator[bytes, None]:
         headers = {"Range": f"bytes={offset}-"} if offset else {}
-        async with self._get(f"blobs/{digest}", headers) as response:
+        async with place.ask(self.request(place, f"blobs/{digest}", headers=headers)) as response:
             # Some ignore Range and send all: skip what we have.
             skip = offset if response.status == 200 else 0
             left = size - offset
             stated = response.content_length
             if stated is not None and stated != left + skip:
-                raise self._wrong(f"blob {digest}", f"{left + skip} bytes", f"{stated} bytes")
-            async for piece in response.content.iter_any():
+                raise self._wrong(place, f"blob {digest}", f"{left + skip} bytes", f"{stated} bytes")
+            span = response.headers.get("Content-Range", "")
+            if response.status == 206 and span and not span.startswith(f"bytes {offset}-"):
+                raise self._wrong(place, f"blob {digest}", f"bytes from {offset} on", span[:100])
+            # As they were received: whatever has gathered would be joined to one long piece by iter_any().
+            async for piece, _ in response.content.iter_chunks():
                 if skip:
                     piece, skip = piece[skip:], max(0, skip - len(piece))
                 if len(piece) > left:
-                    raise self._wrong(f"blob {digest}", f"{size} bytes", "more")
+                    raise self._wrong(place, f"blob {digest}", f"{size} bytes", "more")
                 left -= len(piece)
                 if piece:
                     yield piece
             if left:
                 raise Cut("the connection ended early")
 
-    # -- one request --------------------------------------------------------------------------------------------
-    @asynccontextmanager
-    async def _get(self, path: str, headers: dict[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A good answer (200, 206), authenticated and redirected as needed."""
-        response = await self._ask(path, headers)
-        try:
-            if response.status == 401:
-                challenge = auth.parse_challenge(response.headers.get("WWW-Authenticate", ""))
-                response.release()
-                await self._authenticate(challenge, self._authorization)
-                response = await self._ask(path, headers)
-            self._judge(response, path)
-            yield response
-        except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, TimeoutError) as error:
-            raise Cut(str(error) or type(error).__name__) from error
-        finally:
-            response.close()
+    async def pause(self, number: int, error: Cut) -> None:
+        """Wait before try ``number`` + 2 of a blob. :raises Unavailable: that was the last one"""
+        if error.pause >= 1:
+            self._notice(f"{self.host} wants us to wait: going on in {error.pause:.0f} s")
+        await self._alive()[0].pause(number, error)
 
-    async def _ask(self, path: str, headers: dict[str, str]) -> aiohttp.ClientResponse:
-        try:
-            return await self._follow(path, headers)
-        except WharfError:
-            if self._settled:
-                raise
-        # A registry that need not be safe may speak either: try the other one, once, before anything else is known.
-        self._settled = True
-        self._scheme = "https" if self._scheme == "http" else "http"
-        try:
-            return await self._follow(path, headers)
-        except WharfError:
-            self._scheme = "https" if self._scheme == "http" else "http"
-            return await self._follow(path, headers)
+    def distrust(self) -> bool:
+        """A blob was not what it should be. True where it may have come from a mirror: ask somebody else now."""
+        place = self._alive()[0]
+        if place is self.own:
+            return False
+        self._give_up(place, Corrupt("it sent a wrong layer"))
+        return True
 
-    async def _follow(self, path: str, headers: dict[str, str]) -> aiohttp.ClientResponse:
-        url = f"{self._scheme}://{self._host}/v2/{self.reference.path}/{path}"
-        authorization = self._authorization
-        for _ in range(_REDIRECTS + 1):
-            sent = headers | ({"Authorization": authorization} if authorization else {})
-            response = await self._send(url, sent)
-            location = response.headers.get("Location", "")
-            if response.status not in (301, 302, 303, 307, 308) or not location:
-                return response
-            response.release()
-            following = urljoin(url, location)
-            old, new = urlsplit(url), urlsplit(following)
-            if new.scheme not in ("http", "https") or (old.scheme == "https" and new.scheme == "http"):
-                raise self._down(f"it redirects to {following[:200]!r}, which is not safe")
-            if (old.scheme, old.netloc) != (new.scheme, new.netloc):
-                authorization = ""  # the storage behind a registry has its own signature in the URL
-            url = following
-        raise self._down("it redirects in circles")
+    # -- several places -----------------------------------------------------------------------------------------
+    def _tries(self, place: Transport) -> int:
+        return TRIES if place is self.own else _MIRROR_TRIES
 
-    async def _send(self, url: str, headers: dict[str, str]) -> aiohttp.ClientResponse:
-        where = urlsplit(url).netloc
-        try:
-            response = await self._session.get(url, headers=headers, allow_redirects=False)
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise Unavailable(
-                f"the certificate of {where} is not trusted",
-                str(error.certificate_error),
-                "Install the registry's CA certificate, or pull with --insecure",
-            ) from error
-        except (aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
-            raise self._down(str(getattr(error, "strerror", "") or error), where) from error
-        except (aiohttp.ClientError, TimeoutError) as error:
-            if not self._settled:
-                raise self._down(str(error) or type(error).__name__, where) from error
-            raise Cut(str(error) or type(error).__name__) from error
-        if not self._settled and response.status == 400 and self._scheme == "http":
-            response.close()
-            raise self._down("it does not speak plain HTTP", where)  # Go's servers say so to a client without TLS
-        self._settled = True
-        return response
+    def _alive(self) -> list[Transport]:
+        return [place for place in self._places if place is self.own or self._failed.get(place, 0) < _MIRROR_TRIES]
 
-    def _down(self, why: str, where: str = "") -> Unavailable:
-        return Unavailable(
-            f"the registry {where or self._host} cannot be reached",
-            why,
-            "Check that it runs, its name and port, and the network",
+    def _give_up(self, place: Transport, error: WharfError) -> None:
+        known = place not in self._alive()
+        self._failed[place] = _MIRROR_TRIES
+        # That it lacks an image is a mirror's ordinary life.
+        if not known and not isinstance(error, NotFound):
+            self._notice(f"the mirror {place.endpoint.host} is left out: {error.what}")
+
+    async def _first(self, ask: Callable[[Transport], Awaitable[T]]) -> T:
+        """What the first place that can answer says."""
+        for place in self._alive():
+            try:
+                return await ask(place)
+            except _PASSED_BY as error:
+                if place is self.own:
+                    raise
+                self._give_up(place, error)
+        raise AssertionError
+
+
+def finder(keyring: Keyring, point: Endpoint, settings: Settings) -> Find:
+    """How the credentials of an endpoint are found: its own ones, a mirror never has those of what it mirrors."""
+
+    async def find() -> Credentials | None:
+        return await keyring.find(point.name, settings.credentials)
+
+    return find
+
+
+def read_object(data: bytes) -> dict[str, object]:
+    """A JSON object of a registry. :raises Corrupt: it is none"""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise Corrupt(
+            "the registry's answer is not understood", "it is not a JSON object", "Check that it is a registry"
         )
-
-    def _judge(self, response: aiohttp.ClientResponse, path: str) -> None:
-        status = response.status
-        if status in (200, 206):
-            return
-        name = self.reference.familiar
-        if status == 404:
-            raise NotFound(f"no such image: {name}", f"{self._host} does not have {path}", "Check its name and tag")
-        if status in (401, 403):
-            raise Unauthorized(
-                f"{self._host} refuses access to {name}",
-                "the image is private or does not exist" if status == 401 else "access is denied",
-                f"Log in with `docker login {self.reference.domain}`, or check the name",
-            )
-        if status in _TRANSIENT:
-            wait = response.headers.get("Retry-After", "")
-            raise Cut(f"it answers {status} {response.reason}", float(wait) if wait.isdigit() else 0.0)
-        raise self._down(f"it answers {status} {response.reason} for {path}")
-
-    # -- who we are ---------------------------------------------------------------------------------------------
-    async def _authenticate(self, challenge: auth.Challenge, before: str) -> None:
-        """Answer a challenge; several requests that are refused at once make one token."""
-        async with self._token_lock:
-            if self._authorization != before:
-                return  # another request has just done it
-            credentials = auth.find_credentials(self.reference.domain)
-            if challenge.scheme == "basic" and credentials and credentials.user:
-                self._authorization = credentials.header
-            elif challenge.scheme == "bearer":
-                self._authorization = await self._token(challenge, credentials)
-
-    async def _token(self, challenge: auth.Challenge, credentials: auth.Credentials | None) -> str:
-        own = auth.check_realm(challenge.realm, self._host, plain=self._scheme == "http")
-        scope = challenge.scope or f"repository:{self.reference.path}:pull"
-        fields = {"service": challenge.service, "scope": scope}
-        headers = {}
-        method = "GET"
-        if own and credentials and credentials.identity_token:
-            method = "POST"  # distribution, "OAuth2 token authentication"
-            fields |= {"grant_type": "refresh_token", "client_id": _AGENT, "refresh_token": credentials.identity_token}
-        elif own and credentials:
-            headers["Authorization"] = credentials.header
-        sent = {"data": fields} if method == "POST" else {"params": fields}
-        host = urlsplit(challenge.realm).netloc
-        try:
-            async with self._session.request(
-                method,
-                challenge.realm,
-                headers=headers,
-                allow_redirects=False,
-                **sent,  # type: ignore[arg-type]
-            ) as response:
-                if response.status != 200:
-                    raise Unauthorized(
-                        f"the token service {host} refuses us",
-                        f"it answers {response.status} {response.reason}",
-                        f"Log in with `docker login {self.reference.domain}`, or check the name",
-                    )
-                document = json.loads(await response.content.read(LONGEST))
-                return f"Bearer {document.get('token') or document['access_token']}"
-        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, AttributeError) as error:
-            raise Unavailable(
-                f"the token service {host} of {self._host} does not work", str(error), "Try again later"
-            ) from error
+    return document

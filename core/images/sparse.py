@@ -26,21 +26,30 @@ def _decimal(value: bytes) -> int:
 def _octal(field: bytes) -> int:
     if field[0] & 0x80:
         return int.from_bytes(field[1:], "big")
-    digits = field.partition(b"\0")[0].strip() or b"0"
+    digits = field.strip(b" \0").partition(b"\0")[0].strip() or b"0"
     if not digits.isdigit() or b"8" in digits or b"9" in digits:
         raise _broken(f"has {field!r} for a number")
     return int(digits, 8)
 
 
+def known(extra: Mapping[bytes, bytes], points: list[bytes]) -> bool:
+    """Whether these pax records are a sparse file's, of GNU tar's format 0.0, 0.1 (perhaps without saying so) or 1.0. A
+    file with other ones is plain, as it is for Go."""
+    version = extra.get(b"GNU.sparse.major", b""), extra.get(b"GNU.sparse.minor", b"")
+    if version == (b"", b""):
+        return bool(points or extra.get(b"GNU.sparse.map"))
+    return version in ((b"0", b"0"), (b"0", b"1"), (b"1", b"0"))
+
+
 def read_map(
     take: Callable[[int], bytes], block: bytes, extra: Mapping[bytes, bytes], points: list[bytes], size: int
-) -> tuple[Extents, int, int] | None:
+) -> tuple[Extents, int, int]:
     """The map of the sparse file whose header is ``block``.
 
     :param take: reads the archive on from behind the header
     :param extra: its pax records; ``points`` the repeated ones of format 0.0
     :param size: bytes of content in the archive, where format 1.0 begins with the map
-    :returns: (extents, length of the file, bytes of the content that the map took); None for a plain file
+    :returns: (extents, length of the file, bytes of the content that the map took)
     :raises Corrupt: extents that overlap, exceed the file, or do not match the content
     """
     taken = 0
@@ -54,7 +63,7 @@ def read_map(
         numbers = extra[b"GNU.sparse.map"].split(b",") if b"GNU.sparse.map" in extra else points
         extents = _pairs([_decimal(value) for value in numbers])
     else:
-        return None
+        raise _broken("is missing")
     _check(extents, length, size - taken)
     return extents, length, taken
 

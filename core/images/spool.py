@@ -6,21 +6,21 @@ import bz2
 import lzma
 import os
 import posixpath
+import select
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.errors import Corrupt, WharfError
+from core.errors import Corrupt
 from core.images import tar
-from core.images.inflate import DECODING, GZIP, ZSTD, gunzip, unzstd
+from core.images.inflate import DECODING, GZIP, ZSTD, gunzip, refuse_bomb, unzstd
 
 _READ = 1024 * 1024
+_PACKED = (GZIP, ZSTD, b"BZh", b"\xfd7zXZ\0")
+_PATIENCE = 200  # milliseconds between two looks whether anybody still waits
 _MOST_MEMBERS = 100_000
-
-
-class _Stopped(WharfError):
-    """The caller has lost interest."""
+_XZ_MEMORY = 512 * 1024 * 1024  # bytes; xz -9 takes 65 MiB, and a header may ask for 4 GiB
 
 
 @dataclass(frozen=True)
@@ -32,46 +32,123 @@ class Member:
     link: str = ""
 
 
-def plain_file(fd: int, folder: Path, stopped: Callable[[], bool]) -> int:
+def plain_file(fd: int, folder: Path, watch: Callable[[int], None]) -> int:
     """``fd`` itself where it is a plain seekable file, else a nameless one in ``folder`` with its decompressed content.
 
+    :param watch: told how many bytes of ``fd`` were read; what it raises ends the work
     :raises Corrupt: damaged, or something else than an archive
     """
-    pieces = _pieces(fd)
+
+    pieces = _Pieces(fd, lambda: watch(pieces.taken))
     first = next(pieces, b"")
     if first.startswith(GZIP):
         chunks = gunzip(first, pieces)
     elif first.startswith(ZSTD):
         chunks = unzstd(first, pieces)
-    elif first.startswith(b"BZh"):
-        chunks = _other(bz2.BZ2Decompressor, first, pieces)
-    elif first.startswith(b"\xfd7zXZ\0"):
-        chunks = _other(lzma.LZMADecompressor, first, pieces)
+    elif (other := unusual(first)) is not None:
+        chunks = _other(other, first, pieces)
     elif stat.S_ISREG(os.fstat(fd).st_mode):
         return fd
     else:
         chunks = _chain(first, pieces)
     out = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    size = 0
     try:
         for chunk in chunks:
+            size += len(chunk)
+            refuse_bomb("the archive", pieces.taken, size)
             view = memoryview(chunk)
             while view:
                 view = view[os.write(out, view) :]
-            if stopped():
-                raise _Stopped("stopped")
+            watch(pieces.taken)
     except BaseException as error:
         os.close(out)
         # bz2 reports damaged data as an OSError that has no number.
         damaged = isinstance(error, OSError) and error.errno is None
         if damaged or isinstance(error, (*DECODING, lzma.LZMAError)):
-            raise Corrupt("the archive cannot be decompressed", str(error), "Make or copy it again") from error
+            raise _undecodable(error) from error
         raise
     return out
 
 
-def _pieces(fd: int) -> Iterator[bytes]:
-    while data := os.read(fd, _READ):
-        yield data
+def is_tar(first: bytes) -> bool:
+    """Whether a file that begins like this can be a tar; an empty one has no members."""
+    return not first or first.startswith(_PACKED) or tar.begins(first)
+
+
+def no_tar(name: str) -> Corrupt:
+    return Corrupt(f"{name} is no tar archive", "it does not begin like one", "Check which file you named")
+
+
+class _Pieces:
+    """The bytes of a file or pipe; ``taken`` of them so far.
+
+    :param look: called while nothing comes; raises if nobody waits any more
+    """
+
+    def __init__(self, fd: int, look: Callable[[], None]) -> None:
+        self._fd = fd
+        self._look = look
+        self._poll: select.poll | None = None
+        self.taken = 0
+        if not stat.S_ISREG(os.fstat(fd).st_mode):  # the other end of a pipe may be silent for ever
+            self._poll = select.poll()
+            self._poll.register(fd, select.POLLIN)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        while self._poll is not None and not self._poll.poll(_PATIENCE):
+            self._look()
+        data = os.read(self._fd, _READ)
+        if not data:
+            raise StopIteration
+        self.taken += len(data)
+        return data
+
+
+Decompressor = bz2.BZ2Decompressor | lzma.LZMADecompressor
+
+
+def unusual(first: bytes) -> Callable[[], Decompressor] | None:
+    """What decompresses a file that begins like this, where registries do not know the format: bzip2 and xz."""
+    if first.startswith(b"BZh"):
+        return bz2.BZ2Decompressor
+    if first.startswith(b"\xfd7zXZ\0"):
+        return lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
+    return None
+
+
+def for_layer(fd: int, look: Callable[[], None], name: str = "the file") -> Iterator[bytes]:
+    """A tar in a form that a layer may have: plain, gzip and zstd as they are, others decompressed.
+
+    :param name: of the file, for errors
+    :param look: called while nothing comes; raises if nobody waits any more
+    :raises Corrupt: it cannot be decompressed, or is a bomb
+    """
+    pieces = _Pieces(fd, look)
+    first = next(pieces, b"")
+    while first and len(first) < 8 and (more := next(pieces, b"")):
+        first += more  # a pipe may give it in drops
+    other, size = unusual(first), 0
+    while first and not first.startswith(_PACKED) and len(first) < tar.BLOCK and (more := next(pieces, b"")):
+        first += more
+    if not is_tar(first):
+        raise no_tar(name)
+    try:
+        for piece in _chain(first, pieces) if other is None else _other(other, first, pieces):
+            size += len(piece)
+            refuse_bomb("the archive", pieces.taken, size)
+            yield piece
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise _undecodable(error) from error
+
+
+def _undecodable(error: BaseException) -> Corrupt:
+    return Corrupt("the archive cannot be decompressed", str(error), "Make or copy it again")
 
 
 def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
@@ -79,9 +156,7 @@ def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     yield from rest
 
 
-def _other(
-    kind: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor], first: bytes, rest: Iterator[bytes]
-) -> Iterator[bytes]:
+def _other(kind: Callable[[], Decompressor], first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     """bzip2 and xz, any number of streams."""
     data, decoder = first, kind()
     while True:
@@ -119,7 +194,7 @@ class _File(tar.Stream):
         super().skip(inside)
         self._next += count - inside
         if self._next > self._size:
-            raise tar.broken("the archive ends in the middle of an entry")
+            raise tar.broken("the archive ends too early, in the middle of an entry")
 
     def drain(self) -> None:
         """What follows the archive does not matter."""
@@ -131,6 +206,14 @@ def index(fd: int) -> dict[str, Member]:
     :raises Corrupt: not a tar
     """
     stream = _File(fd)
+    try:
+        return _index(stream)
+    except Corrupt as error:
+        found = tar.located(error, stream.entry)
+        raise Corrupt("the archive is damaged", found.why, "Copy it again, or make it anew") from error
+
+
+def _index(stream: _File) -> dict[str, Member]:
     found: dict[str, Member] = {}
     for entry in tar.Reader(stream):
         name = os.fsdecode(entry.name)

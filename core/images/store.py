@@ -10,21 +10,28 @@ import asyncio
 import builtins
 import contextlib
 import errno
+import functools
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from core.errors import NoSpace, Unavailable
-from core.images import reference, remove
+from core.images import reference, remove, tags
 from core.images.content import Content
-from core.images.layers import Layers
+from core.images.deletion import deleting
+from core.images.layers import Layers, mark_durable
 from core.images.owners import opaque_name
-from core.images.progress import Progress, report
 from core.images.records import NewImage, Records, save
 from core.kernel.userns import contained
-from core.model import Image, PullProgress
-from core.store.db import Store
-from core.store.paths import Instance
+
+if TYPE_CHECKING:
+    from core.images.keyring import Keyring
+    from core.model import Image, PullProgress, PushProgress
+    from core.store.db import Store
+    from core.store.paths import Instance
+
+T = TypeVar("T")
 
 
 class ImageStore:
@@ -41,6 +48,13 @@ class ImageStore:
         self.layers.prepare()
         self.content.prepare()
 
+    @functools.cached_property
+    def keyring(self) -> Keyring:
+        """The credentials of this process's user."""
+        from core.images.keyring import Keyring  # late: most verbs ask no registry
+
+        return Keyring()
+
     # -- reading ------------------------------------------------------------------------------------------------
     async def list(self) -> builtins.list[Image]:
         """Every image, newest first."""
@@ -54,6 +68,30 @@ class ImageStore:
         :raises InvalidArgument: the beginning of several ids
         """
         return self._now.one(self._now.resolve(ref)[0])
+
+    def is_id(self, ref: str) -> bool:
+        """Whether ``ref`` names an image by its id or the beginning of it. :raises WharfError: as :meth:`get`"""
+        return self._now.resolve(ref)[1]
+
+    def keys(self, image: Image) -> builtins.list[str]:
+        """The keys of the image's layers, lowest first (see :mod:`core.images.layers`)."""
+        return self._now.keys(image.id)
+
+    def config_of(self, image_id: str) -> bytes:
+        """The image's configuration, as it came. :raises NotFound:"""
+        return self._now.document(image_id)
+
+    def descriptor_of(self, image_id: str) -> dict[str, object] | None:
+        """Media type, digest and size in bytes of an image's manifest; None where it came without."""
+        return self._now.descriptor(image_id)
+
+    def layer_sizes(self, image_id: str) -> builtins.list[int]:
+        """Bytes of the files of each layer of an image, lowest first."""
+        return self._now.layer_sizes(image_id)
+
+    def tags_of(self, repository: str) -> builtins.list[str]:
+        """Every tag of a repository (``docker.io/library/busybox``), as full references."""
+        return self._now.tags_of(repository)
 
     def layer_dirs(self, image: Image) -> builtins.list[Path]:
         """The image's folders for overlayfs, top first.
@@ -74,25 +112,46 @@ class ImageStore:
         return dirs
 
     # -- adding -------------------------------------------------------------------------------------------------
-    async def pull(self, ref: str, insecure: bool = False) -> AsyncIterator[PullProgress]:
+    async def pull(self, ref: str, insecure: bool = False, platform: str = "") -> AsyncIterator[PullProgress]:
         """Fetch an image; at most 20 reports a second, the last with the image. Closing cancels.
 
         :param insecure: allow plain HTTP and untrusted certificates (registries on loopback may have them always)
+        :param platform: ``linux/arm64`` …; empty: this machine's
         :raises NotFound: the registry has no such image, or none for this machine
         :raises Unavailable: the registry does not answer; ``what`` names host and port
         :raises Unauthorized: it wants (other) credentials
+        :raises RateLimited: it answers no more for a while
         :raises Corrupt: it sent something else than the digest promised, or a harmful archive
         """
-        name = reference.parse(ref)
-        progress = Progress(str(name), f"Asking {name.host}")
         # Late: aiohttp takes longer to import than everything else together.
+        from core.images.progress import Progress, report
         from core.images.pull import pull
 
-        async with contextlib.aclosing(_translated(report(progress, pull(self, name, insecure, progress)))) as steps:
+        name = reference.parse(ref)
+        progress = Progress(str(name), f"Asking {name.host}")
+        work = pull(self, name, progress, insecure=insecure, platform=platform)
+        async with contextlib.aclosing(_translated(report(progress, work))) as steps:
             async for step in steps:
                 yield step
 
-    async def load(self, source: Path) -> AsyncIterator[PullProgress]:
+    async def push(self, ref: str, insecure: bool = False, compression: str = "") -> AsyncIterator[PushProgress]:
+        """Send an image to its registry; the last report has the digest it got there. Closing cancels.
+
+        :param compression: ``gzip``, ``zstd``, ``none``; empty: layers that are there as they are, others gzip
+        :raises NotFound: no image has that tag
+        :raises Unauthorized: the registry wants (other) credentials
+        """
+        from core.images.progress import PushState, report
+        from core.images.push import push
+
+        name = reference.parse(ref)
+        state = PushState(str(name))
+        work = push(self, name, state, insecure=insecure, compression=compression)
+        async with contextlib.aclosing(_translated(report(state, work))) as steps:
+            async for step in steps:
+                yield step
+
+    async def load(self, source: Path | int) -> AsyncIterator[PullProgress]:
         """Load every image of an archive (``docker save``, OCI; plain or compressed) or of an OCI layout folder.
 
         Each image ends with a report that has it; closing cancels.
@@ -121,6 +180,34 @@ class ImageStore:
 
         return await self.store.disk.run(work)
 
+    # -- names --------------------------------------------------------------------------------------------------
+    async def tag(self, ref: str, name: str) -> Image:
+        """Give an image one more name. :raises NotFound: :raises InvalidArgument: not a name"""
+        full = str(reference.parse_tag(name))
+
+        def work() -> Image:
+            image_id = self._records.resolve(ref)[0]
+            with self.store.disk.write() as con:
+                tags.give(con, image_id, full)
+            return self._records.one(image_id)
+
+        return await self.store.disk.run(work)
+
+    async def untag(self, ref: str, names: Sequence[str], *, every: bool = False) -> tuple[Image, builtins.list[str]]:
+        """Take names from an image; returns it, and those that are gone. :raises NotFound:
+
+        :param names: none: ``ref``, where that is a name; all, where it is an id or with ``every``
+        """
+
+        def work() -> tuple[Image, builtins.list[str]]:
+            image_id, by_id = self._records.resolve(ref)
+            wanted = names or (() if every or by_id else (ref,))
+            with self.store.disk.write() as con:
+                gone = tags.take(con, image_id, wanted)
+            return self._records.one(image_id), gone
+
+        return await self.store.disk.run(work)
+
     # -- removing -----------------------------------------------------------------------------------------------
     async def remove(self, ref: str, force: bool, used_by: Callable[[str], Sequence[str]]) -> builtins.list[str]:
         """Untag; delete with the last name. See :mod:`core.images.remove`.
@@ -133,24 +220,24 @@ class ImageStore:
 
         def work() -> tuple[builtins.list[str], builtins.list[Path]]:
             image_id, by_id = self._records.resolve(ref)
-            with self.store.disk.write() as con:
-                done = remove.remove(con, image_id, ref if not by_id else "", force, used_by)
-                # Under the write lock: after it, the folder of the same name may be one that somebody has just pulled.
-                for digest in done.blobs:
-                    self.content.drop(digest)
-                folders = [self.layers.folder(key) for key in done.layers]
-                return done.lines, [self.layers.move_away(path) for path in folders if path.exists()]
+            with deleting(self) as deletion:
+                name = ref if not by_id else ""
+                remove.remove(deletion.con, image_id, name, force, used_by, deletion.free, deletion.done)
+            return deletion.done.lines, deletion.away
 
         lines, away = await self.store.disk.run(work)
-        self._delete_later(away)
+        self.delete_later(away)
         return lines
 
-    def _delete_later(self, away: Sequence[Path]) -> None:
+    def delete_later(self, away: Sequence[Path]) -> None:
         """Delete moved-away folders in the background; :meth:`close` waits for it, :meth:`recover` makes up for it."""
         for path in away:
-            task = asyncio.create_task(asyncio.to_thread(self.layers.delete, path))
-            self._deleting.add(task)
-            task.add_done_callback(self._deleting.discard)
+            self._behind(asyncio.to_thread(self.layers.delete, path))
+
+    def _behind(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._deleting.add(task)
+        task.add_done_callback(self._deleting.discard)
 
     # -- life ---------------------------------------------------------------------------------------------------
     async def recover(self) -> None:
@@ -158,18 +245,24 @@ class ImageStore:
 
         def work() -> Sequence[Path]:
             away = self.layers.sweep()
-            known = {row["digest"] for row in self.store.disk.read("SELECT digest FROM blob")}
-            self.content.sweep(known)
+            with self.store.disk.write() as con:
+                self.content.sweep({row["digest"] for row in con.execute("SELECT digest FROM blob").fetchall()})
             return [*away, *self.inst.trash.glob("layer-*")]
 
-        self._delete_later(sorted(set(await self.store.disk.run(work))))
+        self.delete_later(sorted(set(await self.store.disk.run(work))))
+        # Who unpacked them syncs them; this is for those whose process was killed before.
+        self._behind(asyncio.to_thread(self._settle))
+
+    def _settle(self) -> None:
+        with contextlib.suppress(OSError):  # the disk fails: they stay what they are, not durable
+            mark_durable(self.inst, self.store.disk)
 
     async def close(self) -> None:
-        """Wait for deletions under way."""
+        """Wait for what is done behind: deletions, the sync of new layers."""
         await asyncio.gather(*self._deleting, return_exceptions=True)
 
 
-async def _translated(steps: AsyncGenerator[PullProgress, None]) -> AsyncGenerator[PullProgress, None]:
+async def _translated(steps: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
     """Errors of the operating system in the engine's words.
 
     Each generator closes the one below it itself: left to the garbage collector, a cancelled pull would run on.

@@ -10,38 +10,67 @@ Formats: POSIX.1-2017 "pax Interchange Format"; GNU tar manual, "Basic Tar Forma
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Iterator
 
 from core.errors import Corrupt
 from core.images import sparse
+from core.images.fields import access, check_sum, decimal, nanoseconds, number, pax_records
+from core.images.fields import broken as broken
+from core.images.fields import shown as shown
 
 BLOCK = 512
 _ZERO = bytes(BLOCK)
 _LONGEST_EXTRA = 1024 * 1024  # bytes of one pax or long-name header (a bomb otherwise)
+_MOST_EXTRA = 4 * _LONGEST_EXTRA  # of all of them before one entry
+_MOST_NAMES = 512 * 1024 * 1024  # bytes of all names together: a worker has to remember them
 _LONGEST_PATH = 4095  # PATH_MAX without the final NUL
 _HIGHEST_ID = 2**32 - 2  # (uid_t)-1 means "do not change" to chown(2)
-_HIGHEST_SECOND = 2**62 // 10**9
-_HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
+_HIGHEST_TIME = 2**62 // 10**9 * 10**9  # nanoseconds
 
 FILE, LINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
 _KINDS = {b"0": FILE, b"\0": FILE, b"7": FILE, b"S": FILE}
 _KINDS |= {kind: kind for kind in (LINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO)}
 _XATTR = b"SCHILY.xattr."
+# Of a header: name, (mode, uid, gid), size, mtime, sum, kind, link, magic, (major, minor), prefix (ustar's table in
+# POSIX.1-2017, "pax").
+_HEAD = struct.Struct("100s24s12s12s8sc100s6s66x16s155s12x")
+_Head = tuple[bytes, ...]
 
 
-def broken(why: str) -> Corrupt:
-    """The error for a layer that is not a proper tar archive."""
-    return Corrupt("the layer is damaged", why, "Pull the image again, or have its maker build it anew")
+def located(error: Corrupt, entry: bytes | None) -> Corrupt:
+    """The same error with the name of the entry where the archive went wrong.
+
+    :param entry: what :attr:`Stream.entry` says
+    """
+    if entry is None:
+        return error
+    name = os.fsdecode(entry[:200]) or "/"
+    if repr(name) in error.why or shown(entry) in error.why:
+        return error  # a rule that forbids it has named it
+    return Corrupt(error.what, f"{error.why} (in or behind the entry {name!r})", error.fix)
 
 
 class Stream:
-    """Exact reads from a function that gives the next chunk, ``b""`` at the end."""
+    """Exact reads from a function that gives the next chunk, ``b""`` at the end.
+
+    :ivar entry: the name of the last entry whose header was read; None before the first
+    """
+
+    entry: bytes | None = None
 
     def __init__(self, following: Callable[[], bytes]) -> None:
         self._following = following
         self._chunk = b""
+        self._view = memoryview(b"")  # of the chunk
         self._at = 0
+
+    def _advance(self) -> int:
+        """Leave a chunk that has been read to its end for the next one; returns that one's length, 0 at the end."""
+        self._chunk, self._at = self._following(), 0
+        self._view = memoryview(self._chunk)
+        return len(self._chunk)
 
     def take(self, count: int) -> bytes:
         """Exactly ``count`` bytes.
@@ -60,17 +89,36 @@ class Stream:
         :raises Corrupt: the stream ends before
         """
         while count:
-            left = len(self._chunk) - self._at
+            left = len(self._chunk) - self._at or self._advance()
             if not left:
-                self._chunk, self._at = self._following(), 0
-                if not (left := len(self._chunk)):
-                    raise broken("the archive ends in the middle of an entry")
+                raise broken("the archive ends too early, in the middle of an entry")
             size = min(left, count)
             start, self._at = self._at, self._at + size
             count -= size
-            yield memoryview(self._chunk)[start : start + size]
+            yield self._view[start : start + size]
+
+    def whole(self, count: int) -> memoryview | None:
+        """The next ``count`` bytes where they lie in one chunk; otherwise None, and nothing is taken."""
+        at, end = self._at, self._at + count
+        if end > len(self._chunk):
+            return None
+        self._at = end
+        return self._view[at:end]
+
+    def block(self, padding: int) -> bytes:
+        """The next block, after ``padding`` bytes that are passed over; ``b""`` at the end."""
+        at = self._at + padding
+        if (end := at + BLOCK) <= len(self._chunk):
+            self._at = end
+            return self._chunk[at:end]
+        if padding:
+            self.skip(padding)
+        return b"" if self.at_end() else self.take(BLOCK)
 
     def skip(self, count: int) -> None:
+        if (end := self._at + count) <= len(self._chunk):
+            self._at = end
+            return
         for _ in self.pieces(count):
             pass
 
@@ -80,15 +128,13 @@ class Stream:
         return len(self._chunk) - self._at
 
     def at_end(self) -> bool:
-        if self._at == len(self._chunk):
-            self._chunk, self._at = self._following(), 0
-        return not self._chunk
+        return self._at == len(self._chunk) and not self._advance()
 
     def drain(self) -> None:
         """Read what follows the archive: it counts for the digest."""
-        while self._chunk:
-            self._chunk = self._following()
-        self._at = 0
+        while self._chunk:  # an end must not be asked for twice
+            self._at = len(self._chunk)
+            self._advance()
 
 
 class Entry:
@@ -116,68 +162,21 @@ class Entry:
     extents: list[tuple[int, int]] | None  # (offset, length) of the pieces of a sparse file
 
 
-def number(field: bytes) -> int:
-    """A header's number: octal digits, or GNU's base 256 where the first bit is set.
-
-    :raises Corrupt:
-    """
-    if field[0] & 0x80:
-        if field[0] == 0xFF:
-            return int.from_bytes(field, "big", signed=True)
-        return int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
-    digits = field.partition(b"\0")[0].strip()
-    if not digits:
-        return 0
-    # int() alone would take "1_0", "+7" and "-7" too.
-    if not digits.isdigit() or b"8" in digits or b"9" in digits:
-        raise broken(f"{field!r} is not an octal number")
-    return int(digits, 8)
-
-
 def _text(field: bytes) -> bytes:
     return field.partition(b"\0")[0]
 
 
-def _check_sum(block: bytes, stored: bytes) -> None:
-    expected = number(stored)
-    rest = block[:148] + b" " * 8 + block[156:]
-    if sum(rest) != expected and sum(byte - 256 if byte > 127 else byte for byte in rest) != expected:
-        raise broken("a header's checksum is wrong")
-
-
-def decimal(value: bytes) -> int:
-    """A pax number.
-
-    :raises Corrupt: not digits, or more than any field needs
-    """
-    if not value.isdigit() or len(value) > 20:
-        raise broken(f"{value[:40]!r} is not a decimal number")
-    return int(value)
-
-
-def _time(value: bytes) -> int:
-    """Nanoseconds from pax's decimal seconds, exactly: ``-1.5`` is 1.5 s before the epoch."""
-    whole, _, part = value.removeprefix(b"-").partition(b".")
-    result = decimal(whole or b"0") * 10**9 + decimal(part[:9].ljust(9, b"0"))
-    return -result if value.startswith(b"-") else result
-
-
-def pax_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(key, value) of each record ``length key=value\\n``.
-
-    :raises Corrupt:
-    """
-    at = 0
-    while at < len(data):
-        space = data.find(b" ", at, at + 20)
-        if space < 0:
-            raise broken("a pax record has no length")
-        end = at + decimal(data[at:space])
-        key, equals, value = data[space + 1 : end - 1].partition(b"=")
-        if end > len(data) or end <= space + 1 or data[end - 1 : end] != b"\n" or not equals or not key:
-            raise broken("a pax record's length is wrong")
-        yield key, value
-        at = end
+def begins(first: bytes) -> bool:
+    """Whether a tar can begin like this: with a header, or with the block of zeros that ends an empty one."""
+    try:
+        block = first[:BLOCK]
+        if len(block) < BLOCK:
+            return False
+        if block != _ZERO:
+            check_sum(block, block[148:156])
+        return True
+    except Corrupt:
+        return False
 
 
 def clean(name: bytes) -> bytes:
@@ -188,10 +187,12 @@ def clean(name: bytes) -> bytes:
     if name in (b"/", b"."):
         return b""
     if not name or name.startswith(b"/") or b"\0" in name or len(name) > _LONGEST_PATH:
-        raise broken(f"the name {name[:80]!r} is empty, absolute or too long")
+        raise broken(f"the name {shown(name)} is empty, absolute or too long")
+    if b"/." not in name and b"//" not in name and name[0] != 0x2E:
+        return name.rstrip(b"/")  # nothing to be cleaned
     parts = name.split(b"/")
     if b".." in parts:
-        raise broken(f"the name {name[:80]!r} leads upwards")
+        raise broken(f"the name {shown(name)} leads upwards")
     return b"/".join([part for part in parts if part and part != b"."])
 
 
@@ -203,108 +204,113 @@ class Reader:
         self._padding = 0
 
     def __iter__(self) -> Iterator[Entry]:
+        stream = self.stream
         extra: dict[bytes, bytes] = {}
-        points: list[bytes] = []  # pax sparse format 0.0 repeats its keys
-        while (block := self._header()) is not None:
-            fields = _HEADER.unpack(block)
-            _check_sum(block, fields[6])
-            kind = fields[7]
-            if kind in b"xgLK":
-                data = self._extra(number(fields[4]))
-                if kind == b"x":
-                    extra.update(self._pax(data, points))
-                elif kind != b"g":
-                    extra[b"path" if kind == b"L" else b"linkpath"] = _text(data)
-                continue
-            yield self._entry(block, fields, extra, points)
-            extra, points = {}, []
-        self.stream.drain()
-
-    def _header(self) -> bytes | None:
-        if self._padding:
-            self.stream.skip(self._padding)
+        long: dict[bytes, bytes] = {}  # GNU's names; they count for more than pax's
+        points: list[bytes] = []
+        taken = names = 0
+        # No end marker: many tools leave it out, and the digest guards against truncation.
+        while (block := stream.block(self._padding)) and block != _ZERO:
             self._padding = 0
-        if self.stream.at_end():
-            return None  # no end marker: many tools leave it out, and the digest guards against truncation
-        block = self.stream.take(BLOCK)
-        return None if block == _ZERO else block
+            if stream.entry is None and not taken and not begins(block):
+                raise broken("it does not begin like a tar archive")
+            head = _HEAD.unpack(block)
+            check_sum(block, head[4])
+            kind = head[5]
+            if kind in b"xgLK":
+                data = self._extra(number(head[2]))
+                taken += len(data)
+                if taken > _MOST_EXTRA:
+                    raise broken(f"one entry has more than {_MOST_EXTRA} bytes of extended headers")
+                if kind in b"xg":  # of several the last counts, alone; one for all files ends what stands before it
+                    extra, points, long = {}, [], long if kind == b"x" else {}
+                if kind == b"x":
+                    pax_records(data, extra, points)
+                elif kind != b"g" and (text := _text(data)):
+                    long[b"path" if kind == b"L" else b"linkpath"] = text
+                continue
+            entry = self._entry(block, head, extra | long if long else extra, points)
+            stream.entry = entry.name
+            names += len(entry.name)
+            if names > _MOST_NAMES:
+                raise broken(f"its names have more than {_MOST_NAMES} bytes")
+            yield entry
+            if taken:
+                extra, long, points, taken = {}, {}, [], 0
+        stream.drain()
 
     def _extra(self, size: int) -> bytes:
         if not 0 <= size <= _LONGEST_EXTRA:
             raise broken(f"an extended header has {size} bytes")
-        data = self.stream.take(size)
-        self.stream.skip(-size % BLOCK)
-        return data
+        return self.stream.take(size + -size % BLOCK)[:size]
 
-    def _pax(self, data: bytes, points: list[bytes]) -> dict[bytes, bytes]:
-        found = {}
-        for key, value in pax_records(data):
-            if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
-                points.append(value)
-            else:
-                found[key] = value
-        return found
-
-    def _entry(self, block: bytes, fields: tuple[bytes, ...], extra: dict[bytes, bytes], points: list[bytes]) -> Entry:
+    def _entry(self, block: bytes, head: _Head, extra: dict[bytes, bytes], points: list[bytes]) -> Entry:
+        """The member of this header."""
         entry = Entry()
-        name = _text(fields[0])
-        if fields[9][:6] == b"ustar\0" and (prefix := _text(fields[14])):
-            name = prefix + b"/" + name
-        kind = fields[7]
+        name, owner, size, mtime, _, kind, link, magic, device, prefix = head
+        name = name.partition(b"\0")[0]
+        if prefix[0] and magic == b"ustar\0":
+            name = _text(prefix) + b"/" + name
         if kind not in _KINDS:
-            raise broken(f"it has an entry of the unknown type {kind!r}")
+            raise broken(f"it has an entry of the unknown type {shown(kind)}")
         entry.kind = _KINDS[kind]
-        entry.mode = number(fields[1]) & 0o7777
-        entry.uid, entry.gid = number(fields[2]), number(fields[3])
-        entry.size = number(fields[4])
-        entry.mtime = entry.atime = number(fields[5]) * 10**9
-        entry.link = _text(fields[8])
+        entry.mode, entry.uid, entry.gid = access(owner)
+        entry.size = number(size)
+        entry.mtime = entry.atime = number(mtime) * 10**9
+        entry.link = _text(link) if link[0] else b""
         entry.major = entry.minor = 0
         if kind in (CHAR, BLOCK_DEVICE):
-            entry.major, entry.minor = number(fields[12]), number(fields[13])
+            entry.major, entry.minor = number(device[:8]), number(device[8:])
         entry.xattrs = {}
-        if extra:
+        holes = kind == b"S"
+        if len(extra) == 1 and not points and (time := extra.get(b"mtime")):  # what Go and Python write for most files
+            entry.mtime = entry.atime = nanoseconds(time)
+        elif extra or points:
             name = self._extend(entry, extra, name)
+            if not holes and sparse.known(extra, points):
+                holes, name = True, extra.get(b"GNU.sparse.name") or name
         if kind == b"\0" and name.endswith(b"/"):
             entry.kind = DIRECTORY  # v7 has no directory type
         entry.name = clean(name)
-        self._finish(entry, block, extra, points)
+        self._finish(entry, block, extra, points, holes)
         return entry
 
     def _extend(self, entry: Entry, extra: dict[bytes, bytes], name: bytes) -> bytes:
         """Apply pax records; returns the name."""
         for key, value in extra.items():
-            if key == b"size":
+            if not value and not key.startswith(_XATTR):
+                continue  # the header's own counts
+            if key == b"mtime":
+                entry.mtime = nanoseconds(value)
+                if not extra.get(b"atime"):
+                    entry.atime = entry.mtime
+            elif key == b"path":
+                name = value
+            elif key == b"size":
                 entry.size = decimal(value)
             elif key == b"uid":
                 entry.uid = decimal(value)
             elif key == b"gid":
                 entry.gid = decimal(value)
-            elif key == b"mtime":
-                entry.mtime = _time(value)
-                if b"atime" not in extra:
-                    entry.atime = entry.mtime
             elif key == b"atime":
-                entry.atime = _time(value)
+                entry.atime = nanoseconds(value)
             elif key == b"linkpath":
                 entry.link = value
             elif key.startswith(_XATTR):
                 entry.xattrs[key[len(_XATTR) :]] = value
-        return extra.get(b"GNU.sparse.name") or extra.get(b"path") or name
+        return name
 
-    def _finish(self, entry: Entry, block: bytes, extra: dict[bytes, bytes], points: list[bytes]) -> None:
+    def _finish(self, entry: Entry, block: bytes, extra: dict[bytes, bytes], points: list[bytes], holes: bool) -> None:
         if entry.kind != FILE:
             entry.size = 0
         if not 0 <= entry.size < 2**60 or not 0 <= entry.uid <= _HIGHEST_ID or not 0 <= entry.gid <= _HIGHEST_ID:
-            raise broken(f"size, owner or group of {entry.name[:80]!r} is out of range")
-        if abs(entry.mtime) > _HIGHEST_SECOND * 10**9 or abs(entry.atime) > _HIGHEST_SECOND * 10**9:
-            raise broken(f"a time of {entry.name[:80]!r} is out of range")
-        if b"\0" in entry.link or len(entry.link) > _LONGEST_PATH:
-            raise broken(f"the link target of {entry.name[:80]!r} is not a path")
+            raise broken(f"size, owner or group of {shown(entry.name)} is out of range")
+        if abs(entry.mtime) > _HIGHEST_TIME or abs(entry.atime) > _HIGHEST_TIME:
+            raise broken(f"a time of {shown(entry.name)} is out of range")
+        if entry.link and (b"\0" in entry.link or len(entry.link) > _LONGEST_PATH):
+            raise broken(f"the link target of {shown(entry.name)} is not a path")
         entry.length, entry.extents = entry.size, None
         self._padding = -entry.size % BLOCK
-        if entry.kind == FILE and (block[156:157] == b"S" or any(key.startswith(b"GNU.sparse.") for key in extra)):
-            found = sparse.read_map(self.stream.take, block, extra, points, entry.size)
-            if found is not None:
-                entry.extents, entry.length, taken = found
-                entry.size -= taken
+        if holes and entry.kind == FILE:
+            entry.extents, entry.length, taken = sparse.read_map(self.stream.take, block, extra, points, entry.size)
+            entry.size -= taken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ def delete_tree(parent_fd: int, name: str) -> None:
     """Remove the file or directory ``name`` in ``parent_fd``; nothing happens where there is none.
 
     Each directory found below is first renamed up beside ``name``: so the depth is always one, where recursion would
-    run out of stack or descriptors on a tree of thousands of levels.
+    run out of stack or descriptors on a tree of thousands of levels. Several processes may be at the same tree (each
+    engine that opens sees to what lies in the trash): what another one has removed or moved is not missed.
 
     :raises OSError:
     """
@@ -25,19 +27,20 @@ def delete_tree(parent_fd: int, name: str) -> None:
             status = os.stat(current, dir_fd=parent_fd, follow_symlinks=False)
         except FileNotFoundError:
             continue
-        if not stat.S_ISDIR(status.st_mode):
-            os.unlink(current, dir_fd=parent_fd)
-            continue
-        todo += _empty(parent_fd, current, names)
-        os.rmdir(current, dir_fd=parent_fd)
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISDIR(status.st_mode):
+                os.unlink(current, dir_fd=parent_fd)
+                continue
+            todo += _empty(parent_fd, current, names)
+            os.rmdir(current, dir_fd=parent_fd)
 
 
 def _free_names(parent_fd: int, name: str) -> Iterator[str]:
-    number = 0
+    number, mark = 0, os.urandom(4).hex()  # another process at the same tree must not come upon the same names
     taken = set(os.listdir(parent_fd))
     while True:
         number += 1
-        if (candidate := f"{name}+{number}") not in taken:
+        if (candidate := f"{name}+{mark}.{number}") not in taken:
             yield candidate
 
 
@@ -49,11 +52,12 @@ def _empty(parent_fd: int, current: str, names: Iterator[str]) -> list[str]:
         with os.scandir(fd) as entries:
             found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
         for child, is_dir in found:
-            if is_dir:
-                moved.append(next(names))
-                os.rename(child, moved[-1], src_dir_fd=fd, dst_dir_fd=parent_fd)
-            else:
-                os.unlink(child, dir_fd=fd)
+            with contextlib.suppress(FileNotFoundError):
+                if is_dir:
+                    moved.append(next(names))
+                    os.rename(child, moved[-1], src_dir_fd=fd, dst_dir_fd=parent_fd)
+                else:
+                    os.unlink(child, dir_fd=fd)
     finally:
         os.close(fd)
     return moved

@@ -29,18 +29,23 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 
-from core.errors import Unavailable, WharfError
+from core.errors import Corrupt, Unavailable, WharfError
+from core.images.explain import explain
 from core.images.inflate import Inflater, Source
-from core.images.layer import Unpacker, explain
+from core.images.layer import Unpacker
 from core.images.owners import Owners
 from core.images.places import ASIDE, DIFF, IMPLIED
-from core.images.tar import Stream
-from core.kernel import caps, process
+from core.images.split import Recorder
+from core.images.tar import located
+from core.kernel import acl, caps, process
+from core.kernel.libc import keep_freed
 from core.kernel.mount import MS_PRIVATE, set_root_propagation
 
 MESSAGE = 65536  # bytes, at most
 FDS = 3
+_KEPT = 64 * 1024 * 1024  # bytes that a worker keeps for its next chunks: clearing new pages takes longer than hashing
 _EVERY = 0.1  # seconds between two notes of progress
 _CAPS = "CHOWN DAC_OVERRIDE FOWNER FSETID MKNOD SETFCAP SYS_ADMIN".split()  # the last for trusted.* attributes
 
@@ -111,7 +116,10 @@ def _worker(sock: socket.socket, request: dict[str, int], fds: list[int]) -> Non
         process.set_death_signal(signal.SIGKILL)
         job = request["job"]
         try:
-            answer = _unpack(sock, job, Source(fds[0], request["offset"], request["size"], *fds[2:]), fds[1])
+            if request.get("check"):
+                answer = _check(sock, job, *fds)
+            else:
+                answer = _unpack(sock, job, Source(fds[0], request["offset"], request["size"], *fds[2:]), fds[1])
         except WharfError as error:
             answer = {"error": error.to_dict()}
         except OSError as error:
@@ -125,14 +133,23 @@ def _worker(sock: socket.socket, request: dict[str, int], fds: list[int]) -> Non
         os._exit(code)  # never back into the server's loop
 
 
-def _unpack(sock: socket.socket, job: int, source: Source, staging: int) -> dict[str, object]:
+def _begin(staging: int) -> tuple[int, int, Owners]:
+    """Make the folders for the files and for what they replace, and enter the first."""
     os.umask(0)
     os.mkdir(DIFF, 0o755, dir_fd=staging)
     os.mkdir(ASIDE, 0o700, dir_fd=staging)
     root = os.open(DIFF, os.O_RDONLY | os.O_DIRECTORY, dir_fd=staging)
     aside = os.open(ASIDE, os.O_RDONLY | os.O_DIRECTORY, dir_fd=staging)
+    # What the store's folders pass on to new ones is the host's: lists of access, a group by the set-group-ID bit.
+    acl.drop(root)
+    os.fchown(root, 0, 0)
+    os.fchmod(root, 0o755)
     owners = Owners.here()
     _enter(root)
+    return root, aside, owners
+
+
+def _teller(sock: socket.socket, job: int) -> Callable[[int], None]:
     said = time.monotonic()
 
     def progress(done: int) -> None:
@@ -141,10 +158,27 @@ def _unpack(sock: socket.socket, job: int, source: Source, staging: int) -> dict
             said = now
             send(sock, {"job": job, "done": done})
 
-    inflater = Inflater(source, progress)
+    return progress
+
+
+def _check(sock: socket.socket, job: int, layer: int, staging: int) -> dict[str, object]:
+    from core.images.verify import check  # before the root is entered, where nothing can be imported
+
+    verdict = check(layer, staging, *_begin(staging), _teller(sock, job))
+    return {"diffid": verdict.diffid, "size": verdict.size, "problems": verdict.problems}
+
+
+def _unpack(sock: socket.socket, job: int, source: Source, staging: int) -> dict[str, object]:
+    root, aside, owners = _begin(staging)
+    inflater = Inflater(source, _teller(sock, job))
     inflater.start()
-    result = Unpacker(root, aside, Stream(inflater.next), owners).run()
-    os.rmdir(ASIDE, dir_fd=staging)
+    stream = Recorder(inflater.next, staging)
+    try:
+        result = Unpacker(root, aside, stream, owners).run()
+    except Corrupt as error:
+        raise located(error, stream.entry) from error
+    if not os.listdir(aside):
+        os.rmdir(ASIDE, dir_fd=staging)
     if result.implied:
         with open(os.open(IMPLIED, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=staging), "wb") as file:
             file.write(b"\0".join(result.implied))
@@ -192,8 +226,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     process.unshare(process.CLONE_NEWNS | process.CLONE_NEWNET)
     set_root_propagation(MS_PRIVATE)
+    keep_freed(_KEPT)
     gc.collect()
     gc.freeze()
+    gc.disable()  # a worker makes no cycles that would last, lives for seconds, and would look in vain again and again
     Server(sock).run()
     sock.close()
     if os.fork():

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from core.errors import Unavailable, WharfError, from_dict
 from core.store.paths import Instance
@@ -32,6 +32,15 @@ class Result:
     diffid: str
     size: int
     implied: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a worker found: the digest of a layer's archive ("" where it cannot be made), its bytes, what is wrong."""
+
+    diffid: str
+    size: int
+    problems: tuple[str, ...]
 
 
 def _places() -> list[str]:
@@ -55,8 +64,9 @@ class Unpackers:
         self._inst = inst
         self._sock: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._jobs: dict[int, tuple[asyncio.Future[Result], Callable[[int], None]]] = {}
+        self._jobs: dict[int, tuple[asyncio.Future[dict[str, Any]], Callable[[int], None]]] = {}
         self._last = 0
+        self.held: list[int] = []  # descriptors of layers that must stay until :meth:`close` (Layers.hold)
         self._starting = asyncio.Lock()
 
     async def start(self) -> None:
@@ -81,25 +91,38 @@ class Unpackers:
         ours.setblocking(False)
         return ours
 
+    async def check(self, layer: int, staging: int, progress: Callable[[int], None]) -> Verdict:
+        """Compare the layer in the folder ``layer`` with its archive, and tell that one's digest.
+
+        :param staging: an empty folder beside it, for the worker's use
+        :raises WharfError: it could not be done (the disk is full)
+        """
+        answer = await self._ask({"check": 1}, [layer, staging], progress)
+        return Verdict(answer["diffid"], answer["size"], tuple(answer["problems"]))
+
     async def unpack(
         self, fd: int, offset: int, size: int, staging: int, wake: int | None, progress: Callable[[int], None]
     ) -> Result:
         """Unpack ``size`` bytes from ``offset`` of ``fd`` into the directory ``staging``.
 
+        :param size: -1 for a pipe, which is read to its end
         :param wake: read end of the pipe that tells of growth (see :class:`core.images.inflate.Source`), or None
         :param progress: told how many bytes have been read
         :raises WharfError: what the worker found; it has ended
         """
+        fds = [fd, staging] if wake is None else [fd, staging, wake]
+        answer = await self._ask({"offset": offset, "size": size}, fds, progress)
+        return Result(answer["blob"], answer["diffid"], answer["size"], answer["implied"])
+
+    async def _ask(self, request: dict[str, int], fds: list[int], progress: Callable[[int], None]) -> dict[str, Any]:
         await self.start()
         assert self._sock is not None
         self._last += 1
         job = self._last
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._jobs[job] = (future, progress)
-        request = json.dumps({"job": job, "offset": offset, "size": size}).encode()
-        fds = [fd, staging] if wake is None else [fd, staging, wake]
         try:
-            socket.send_fds(self._sock, [request], fds)
+            socket.send_fds(self._sock, [json.dumps({"job": job, **request}).encode()], fds)
             return await future
         except OSError as error:
             raise _gone() from error
@@ -130,10 +153,12 @@ class Unpackers:
         elif "error" in message:
             future.set_exception(from_dict(message["error"]))
         else:
-            future.set_result(Result(message["blob"], message["diffid"], message["size"], message["implied"]))
+            future.set_result(message)
 
     async def close(self, *, wait: bool) -> None:
         """End the server and its workers; ``wait`` until no worker can write any more."""
+        while self.held:
+            os.close(self.held.pop())
         if self._sock is None or self._process is None:
             return
         asyncio.get_running_loop().remove_reader(self._sock)
@@ -152,7 +177,7 @@ async def in_thread(work: Callable[[], T]) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait({task})
+        await asyncio.gather(task, return_exceptions=True)  # its failure no longer matters, and is nothing to print
         raise
 
 

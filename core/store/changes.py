@@ -22,6 +22,8 @@ from core.store.tell import LIMIT, append
 __all__ = ["LIMIT", "Watch", "append", "parse", "past"]
 
 _IN_MODIFY, _IN_MOVED_TO, _IN_CREATE = 0x2, 0x80, 0x100
+_QUEUE = 65536  # bytes of inotify's queue taken at once
+_CHUNK = 65536  # bytes of the file
 _IN_NONBLOCK, _IN_CLOEXEC = 0o4000, 0o2000000
 
 
@@ -64,7 +66,7 @@ class Watch:
                 f"inotify: {os.strerror(code)}",
                 "Raise fs.inotify.max_user_watches or max_user_instances with sysctl",
             )
-        self._file = open(path, "ab+")  # noqa: SIM115 - kept open for the watch's life
+        self._file = open(path, "ab+", buffering=0)  # noqa: SIM115 - kept open for the watch's life
         self._file.seek(0, os.SEEK_END)
         self._rest = b""
 
@@ -78,20 +80,27 @@ class Watch:
     def _empty(self) -> None:
         """Empty the inotify queue; what it says does not matter, the file is read either way."""
         with contextlib.suppress(BlockingIOError):
-            while os.read(self._fd, 65536):
+            while len(os.read(self._fd, _QUEUE)) > _QUEUE // 2:  # less: that was all
                 pass
 
     def _drain(self) -> list[Event]:
-        data = self._rest + self._file.read()
+        data = self._rest + self._read()
         if self._replaced():
             # Once more: somebody may have written to it between the reading above and its renaming.
-            data += self._file.read()
+            data += self._read()
             self._file.close()
-            self._file = open(self._path, "ab+")  # noqa: SIM115
+            self._file = open(self._path, "ab+", buffering=0)  # noqa: SIM115
             self._file.seek(0)
-            data += self._file.read()
+            data += self._read()
         *lines, self._rest = data.split(b"\n")
         return [event for line in lines if (event := parse(line))]
+
+    def _read(self) -> bytes:
+        data = part = os.read(self._file.fileno(), _CHUNK)
+        while len(part) == _CHUNK:  # a short read of a file was its end
+            part = os.read(self._file.fileno(), _CHUNK)
+            data += part
+        return data
 
     def _replaced(self) -> bool:
         try:

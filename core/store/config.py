@@ -4,9 +4,16 @@
 
     runtime = "runc"              # the OCI runtime of containers that name none; "wharf" is the engine's own
 
+    publish_address = "127.0.0.1" # where ports are published that name no address; without it: on every address
+
+    forward_guard = false         # where the engine has switched routing on, route for everybody; see core.net.guard
+
     [runtimes.gvisor]             # a runtime by a name of your own
     path = "/opt/gvisor/runsc"
     args = ["--platform=systrap"]
+
+    [registries."registry.lan:5000"]   # mirrors, certificates, proxies: see core.store.registries
+    insecure = true
 
 ``WHARF_CONFIG`` names another file. No file is needed. The workstation keeps its own settings in the user's file too:
 its keys are let be.
@@ -16,18 +23,21 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.errors import InvalidArgument
 from core.store.paths import rootless_user
+from core.store.registries import CredentialSettings, RegistryReader, RegistrySettings
 
 OWN_RUNTIME = "wharf"
 _SYSTEM = Path("/etc/wharf/config.toml")
-_KEYS = ("runtime", "runtimes")
+_KEYS = ("runtime", "publish_address", "forward_guard", "runtimes", "registries", "credentials")
 _WORKSTATION = ("theme", "keys", "keymap")
 _RUNTIME_KEYS = ("path", "args")
+_SETTLED = 1_000_000_000  # ns: a file written to just now could change again within one tick of its clock
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 
 
@@ -46,6 +56,10 @@ class Settings:
     file: Path
     runtime: str = OWN_RUNTIME
     runtimes: Mapping[str, RuntimeSettings] = field(default_factory=dict)
+    registries: Mapping[str, RegistrySettings] = field(default_factory=dict)
+    credentials: CredentialSettings = field(default_factory=CredentialSettings)
+    publish_address: str = ""  # "": every address of the host
+    forward_guard: bool = True
 
 
 def config_file() -> Path:
@@ -60,18 +74,33 @@ def config_file() -> Path:
     return (Path(base) if base.startswith("/") else Path.home() / ".config") / "wharf" / "config.toml"
 
 
+_read: dict[Path, tuple[tuple[int, ...], Settings]] = {}  # what a file said, and which file that was
+
+
 def load() -> Settings:
-    """The settings; those by default where there is no file.
+    """The settings; those by default where there is no file. A file that has not changed is not read again.
 
     :raises InvalidArgument: the file cannot be used; the error names the line
     """
     file = config_file()
     try:
-        text = file.read_text("utf-8")
+        status = os.stat(file)
+        # The change time too: it tells of a new mode and of an older file's modification time, which mtime does not.
+        version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        known = _read.get(file)
+        if known is not None and known[0] == version:
+            return known[1]
+        settings = _parse(file, file.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return Settings(file)
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"cannot read {file}", str(error), "Correct it, or remove it") from error
+    if time.time_ns() - status.st_ctime_ns > _SETTLED:
+        _read[file] = version, settings
+    return settings
+
+
+def _parse(file: Path, text: str) -> Settings:
     import tomllib  # here: mostly there is no file
 
     try:
@@ -96,7 +125,33 @@ class _Reader:
         tables = data.get("runtimes", {})
         if not isinstance(tables, dict):
             raise self._wrong("runtimes", "runtimes is no table", "Begin each with [runtimes.NAME]")
-        return Settings(self._file, runtime, {name: self._runtime(name, table) for name, table in tables.items()})
+        registries = RegistryReader(self._wrong, self._check_keys)
+        return Settings(
+            self._file,
+            runtime,
+            {name: self._runtime(name, table) for name, table in tables.items()},
+            registries.registries(data.get("registries", {})),
+            registries.credentials(data.get("credentials", {})),
+            self._address(data.get("publish_address", "")),
+            self._yes_or_no(data, "forward_guard"),
+        )
+
+    def _yes_or_no(self, data: Mapping[str, object], key: str) -> bool:
+        value = data.get(key, True)
+        if not isinstance(value, bool):
+            raise self._wrong(key, f"{key} is neither true nor false", f"Write it like {key} = false")
+        return value
+
+    def _address(self, value: object) -> str:
+        if value == "":
+            return ""
+        import ipaddress  # here: mostly there is none
+
+        try:
+            return str(ipaddress.ip_address(str(value)))
+        except ValueError:
+            key = "publish_address"
+            raise self._wrong(key, f"{key} is no IP address", f'Write it like {key} = "127.0.0.1"') from None
 
     def _runtime(self, name: str, table: object) -> RuntimeSettings:
         if not _NAME.fullmatch(name) or name == OWN_RUNTIME:

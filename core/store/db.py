@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -80,14 +80,23 @@ class Database:
             # Read again under the write lock: another process may have migrated meanwhile.
             version = con.execute("PRAGMA user_version").fetchone()[0]
             if 0 < version < len(migrations):
-                # Not a copy of the file: what is still in its WAL would be missing.
-                with contextlib.closing(sqlite3.connect(self.path.with_suffix(f".v{version}.bak"))) as backup:
-                    self._con.backup(backup)
+                self._back_up(self.path.with_suffix(f".v{version}.bak"))
             for script in migrations[version:]:
                 for statement in script.split(";"):
                     if statement.strip():
                         con.execute(statement)
             con.execute(f"PRAGMA user_version={len(migrations)}")
+
+    def _back_up(self, target: Path) -> None:
+        """What is committed, while we hold the write lock.
+
+        Not a copy of the file: what is still in its WAL would be missing. By a connection of its own: a backup from one
+        that writes waits for ever for its own lock (sqlite3_backup_step, SQLITE_LOCKED).
+        """
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        with contextlib.closing(sqlite3.connect(self.path)) as source:
+            with contextlib.closing(sqlite3.connect(target)) as copy:
+                source.backup(copy)
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
@@ -100,10 +109,12 @@ class Database:
                 self._con.execute("BEGIN IMMEDIATE")
                 try:
                     yield self._con
+                    self._con.execute("COMMIT")
                 except BaseException:
-                    self._con.execute("ROLLBACK")
+                    # Not where SQLite has rolled back by itself, as it may on a full disk.
+                    if self._con.in_transaction:
+                        self._con.execute("ROLLBACK")
                     raise
-                self._con.execute("COMMIT")
             except sqlite3.IntegrityError:
                 raise  # a duplicate: the caller knows what it means
             except sqlite3.Error as error:
@@ -161,6 +172,8 @@ def _claim_root(inst: Instance, boot: str) -> None:
 
 def _forget_boot(inst: Instance) -> None:
     """Delete what described another boot's kernel: addresses, ports, journals, run states."""
+    import shutil  # late: once a boot
+
     for name in ("run.db", "run.db-wal", "run.db-shm"):
         (inst.run / name).unlink(missing_ok=True)
     for path in (inst.run / "journal").iterdir():

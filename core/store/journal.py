@@ -56,7 +56,7 @@ class Journal:
     """The journal of one operation on one object."""
 
     def __init__(self, inst: Instance, verb: str, oid: str, undos: Mapping[str, Undo]) -> None:
-        self._path = inst.run / "journal" / f"{oid}.{verb}.{os.getpid()}"
+        self._folder, self._name = f"{inst.run}/journal", f"{oid}.{verb}.{os.getpid()}"
         self._undos = undos
         self._steps: list[tuple[str, list[str]]] = []
         self._verb = verb
@@ -65,10 +65,10 @@ class Journal:
 
     async def __aenter__(self) -> Self:
         # Under its name only once it is locked: a journal without a lock is taken for a dead owner's.
-        hidden = self._path.with_name(f".{self._path.name}")
+        hidden = f"{self._folder}/.{self._name}"
         self._fd = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
-        hidden.rename(self._path)
+        os.rename(hidden, f"{self._folder}/{self._name}")
         return self
 
     def step(self, undo: str, *args: str) -> None:
@@ -84,7 +84,8 @@ class Journal:
         try:
             failed = [] if error is None else await to_the_end(undo_all(self._steps, self._undos))
             # Unlink before close: a journal without a lock means a dead owner.
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{self._folder}/{self._name}")
         finally:
             # Where the undo itself was broken off, the journal stays, and the next engine finds it without a lock.
             os.close(self._fd)

@@ -17,18 +17,22 @@ from core.store.paths import Instance
 _TURNS: weakref.WeakValueDictionary[tuple[int, str], asyncio.Lock] = weakref.WeakValueDictionary()
 
 
-def _open(path: Path) -> int:
+def _path(inst: Instance, key: str) -> str:
+    return f"{inst.run}/locks/{key}"
+
+
+def _open(path: Path | str) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
-def _try(path: Path) -> int | None:
+def _try(path: str) -> int | None:
     """A locked descriptor of ``path``, or None while another holds it."""
     fd = _open(path)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # The file may have been removed between open and flock (the last holder deletes it with the object):
         # a lock on a name that is gone excludes nobody.
-        if os.fstat(fd).st_ino == path.stat().st_ino:
+        if os.fstat(fd).st_ino == os.stat(path).st_ino:
             return fd
     except (BlockingIOError, FileNotFoundError):
         pass
@@ -48,10 +52,10 @@ async def object_lock(inst: Instance, key: str, timeout: float = 120.0) -> Async
 
     :raises Timeout: another process held it for ``timeout`` seconds
     """
-    path = inst.run / "locks" / key
+    path = _path(inst, key)
     end = time.monotonic() + timeout
     # Those of this event loop come in turn and are woken at once; the file tells only other processes apart.
-    turn = _TURNS.setdefault((id(asyncio.get_running_loop()), str(path)), asyncio.Lock())
+    turn = _TURNS.setdefault((id(asyncio.get_running_loop()), path), asyncio.Lock())
     try:
         # Not wait_for(): before Python 3.12 it may swallow a cancellation and lose the lock.
         async with asyncio.timeout(timeout):
@@ -68,7 +72,7 @@ async def object_lock(inst: Instance, key: str, timeout: float = 120.0) -> Async
         turn.release()
 
 
-async def _acquire(path: Path, key: str, timeout: float, end: float) -> int:
+async def _acquire(path: str, key: str, timeout: float, end: float) -> int:
     pause = 0.001
     while (fd := _try(path)) is None:
         if time.monotonic() > end:
@@ -89,7 +93,8 @@ def _busy(key: str, timeout: float) -> Timeout:
 
 def drop_lock_file(inst: Instance, key: str) -> None:
     """Remove the lock file of an object that is gone; call it while holding the lock."""
-    (inst.run / "locks" / key).unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_path(inst, key))
 
 
 @contextlib.contextmanager
@@ -101,3 +106,16 @@ def file_lock(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def lock_now(inst: Instance, key: str) -> Iterator[bool]:
+    """The lock of an object that nobody works on: True while it is held, False where somebody else has it."""
+    path = _path(inst, key)
+    fd = _try(path)
+    try:
+        yield fd is not None
+    finally:
+        if fd is not None:
+            drop_lock_file(inst, key)
+            os.close(fd)

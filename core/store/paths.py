@@ -11,6 +11,7 @@ Data root (durable, mode 0700)::
     containers/ID/dump.log        CRIU's of the last checkpoint that failed
     containers/ID/exit.json       exit record of the last run (written by the monitor)
     containers/ID/{hosts,resolv.conf,hostname}
+    base/diff                     the lowest layer of every container (core.runtime.points)
     volumes/NAME/
     archive.key                   seals exported checkpoints (core.ops.portable)
     trash/                        renamed away, deleted in the background
@@ -38,6 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import InvalidArgument
+from core.kernel import acl
 from core.kernel.userns import contained
 
 DEFAULT_ROOT = Path("/var/lib/wharf")
@@ -80,6 +82,16 @@ class Instance:
         return f"wharf-{self.tag}" if self.tag else "wharf"
 
     @property
+    def bridge_prefix(self) -> str:
+        """Prefix of the bridges of further networks: 6 digits of the network's id follow."""
+        return f"wb{self.tag}_"
+
+    @property
+    def shim_prefix(self) -> str:
+        """Prefix of the host's own interfaces on macvlan networks: 6 digits of the network's id follow."""
+        return f"wm{self.tag}_"
+
+    @property
     def link_prefix(self) -> str:
         """Prefix of host-side veth names: ``w`` + tag + ``_``; then 3 digits of the container's id, 4 random ones."""
         return f"w{self.tag}_"
@@ -96,6 +108,10 @@ class Instance:
     @functools.cached_property
     def images(self) -> Path:
         return self.root / "images"
+
+    @functools.cached_property
+    def base(self) -> Path:
+        return self.root / "base" / "diff"
 
     @functools.cached_property
     def trash(self) -> Path:
@@ -127,6 +143,7 @@ class Instance:
                 raise InvalidArgument(
                     f"cannot use {base}", "it is a folder with other things in it", "Name an empty or a new folder"
                 )
+            acl.drop(base)
             base.chmod(0o700)
             for name in names:
                 (base / name).mkdir(mode=0o700, exist_ok=True)
