@@ -50,6 +50,7 @@ __all__ = [
     "create",
     "detect",
     "enter",
+    "enter_early",
     "enter_self",
     "exists",
     "freeze",
@@ -104,15 +105,26 @@ def enter(path: str, pid: int) -> None:
         files.write(f"{mount}/{path}/cgroup.procs", str(pid))
 
 
-def enter_self(path: str, *, born: bool = False) -> None:
+def enter_early(path: str) -> None:
+    """As much of :func:`enter_self` as the maker of the process that belongs there can do for it, which inherits that:
+    all but the group that counts processes, of which the maker would be one too many.
+
+    :raises OSError: ENOENT no such group
+    """
+    check_path(path)
+    v1.enter_self([f"{h.mount}/{path}" for h in detect().hierarchies if "pids" not in h.controllers])
+
+
+def enter_self(path: str, *, born: bool = False, rest: bool = False) -> None:
     """Move the calling process, which must have a single thread, into the group.
 
     :param born: it was made by :func:`core.kernel.clone.fork_into` and stands in the v2 tree's group already
+    :param rest: only what :func:`enter_early` has left
     :raises OSError: ENOENT no such group
     """
     check_path(path)
     layout = detect()
-    v1.enter_self([f"{h.mount}/{path}" for h in layout.hierarchies])
+    v1.enter_self([f"{h.mount}/{path}" for h in layout.hierarchies if "pids" in h.controllers or not rest])
     if layout.unified and not born:
         files.write(f"{layout.unified}/{path}/cgroup.procs", "0")
 

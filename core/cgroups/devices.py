@@ -109,7 +109,7 @@ def privileged() -> bool:
 
 
 def _apply_v1(folder: str, policy: Policy) -> None:
-    before = _listed(files.read_all(f"{folder}/devices.list"))
+    before = _listed(files.read(f"{folder}/devices.list"))
     try:
         _change_v1(folder, before, policy)
     except OSError as exc:

@@ -10,16 +10,17 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
+import itertools
 import mmap
 import os
 import signal
 import struct
 
-_CLONE3 = 435
-_CLONE = 220 if os.uname().machine == "aarch64" else 56
-_CLONE_PARENT = 0x8000
-_CLONE_PARENT_SETTID = 0x100000
-_CLONE_INTO_CGROUP = 0x200000000
+SYS_CLONE3 = 435
+SYS_CLONE = 220 if os.uname().machine == "aarch64" else 56
+CLONE_PARENT = 0x8000
+CLONE_PARENT_SETTID = 0x100000
+CLONE_INTO_CGROUP = 0x200000000
 _PID = struct.Struct("=i")
 # The interpreter lock must stay held: the child's copy of it belongs to the calling thread.
 _libc = ctypes.PyDLL(None, use_errno=True)
@@ -32,7 +33,7 @@ for _hook in (_before, _parent, _child):
 
 def _arguments(cgroup_fd: int, flags: int) -> ctypes.Array[ctypes.c_char]:
     """``struct clone_args`` up to its field ``cgroup``."""
-    flags |= _CLONE_INTO_CGROUP
+    flags |= CLONE_INTO_CGROUP
     packed = struct.pack("=11Q", flags, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, cgroup_fd)
     return ctypes.create_string_buffer(packed, len(packed))
 
@@ -42,7 +43,7 @@ def can_fork_into() -> bool:
     """Does the kernel know :func:`fork_into`, and may this process call it? (Seccomp filters around us often forbid
     clone3.) Asked with a descriptor that cannot be: EBADF comes only from a kernel that looked at it."""
     arguments = _arguments(0x7FFFFFFF, 0)
-    _libc.syscall(ctypes.c_long(_CLONE3), arguments, ctypes.c_long(len(arguments)))
+    _libc.syscall(ctypes.c_long(SYS_CLONE3), arguments, ctypes.c_long(len(arguments)))
     return ctypes.get_errno() == errno.EBADF
 
 
@@ -57,7 +58,7 @@ def fork_into(cgroup_fd: int, flags: int = 0) -> int:
         ENOENT where it is gone
     """
     arguments = _arguments(cgroup_fd, flags)
-    return _fork("clone3", _CLONE3, arguments, ctypes.c_long(len(arguments)))
+    return _fork("clone3", SYS_CLONE3, arguments, ctypes.c_long(len(arguments)))
 
 
 def fork_new(flags: int) -> int:
@@ -67,28 +68,38 @@ def fork_new(flags: int) -> int:
     :raises OSError:
     """
     none = ctypes.c_long(0)
-    return _fork("clone", _CLONE, ctypes.c_long(flags | signal.SIGCHLD), none, none, none, none)
+    return _fork("clone", SYS_CLONE, ctypes.c_long(flags | signal.SIGCHLD), none, none, none, none)
 
 
 class Place:
-    """Where the kernel writes the pid of a :func:`fork_sibling`: memory shared by the process that calls for it and by
-    the one that forks, but not by the one that is forked."""
+    """Where the kernel writes the pids of those that :func:`fork_sibling` and :func:`core.kernel.hop.hop` make, one
+    after the other: memory shared by the process that calls for them and by the one that makes the first, but not by
+    what it becomes."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, mmap.PAGESIZE)
 
-    @property
-    def pid(self) -> int:
+    def pid(self, number: int) -> int:
         """0: there is no such process."""
-        return int(_PID.unpack_from(self._memory)[0])
+        return int(_PID.unpack_from(self._memory, number * _PID.size)[0])
+
+    @property
+    def last(self) -> int:
+        """The pid of the last one; 0: there is none."""
+        count = self._count()
+        return self.pid(count - 1) if count else 0
+
+    def _count(self) -> int:
+        return next(number for number in itertools.count() if not self.pid(number))
 
     def close(self) -> None:
         self._memory.close()
 
     def own(self) -> ctypes.c_int:
-        """The field, for the forking process: children do not get it. To be kept until that one ends."""
+        """The field of the next one, for the making process: children by fork do not get it. To be kept until the
+        process is made."""
         self._memory.madvise(mmap.MADV_DONTFORK)
-        return ctypes.c_int.from_buffer(self._memory)
+        return ctypes.c_int.from_buffer(self._memory, self._count() * _PID.size)
 
 
 def fork_sibling(place: Place) -> int:
@@ -101,9 +112,9 @@ def fork_sibling(place: Place) -> int:
     :raises OSError:
     """
     field = place.own()
-    flags = ctypes.c_long(_CLONE_PARENT | _CLONE_PARENT_SETTID | signal.SIGCHLD)
+    flags = ctypes.c_long(CLONE_PARENT | CLONE_PARENT_SETTID | signal.SIGCHLD)
     none = ctypes.c_long(0)
-    return _fork("clone", _CLONE, flags, none, ctypes.byref(field), none, none)
+    return _fork("clone", SYS_CLONE, flags, none, ctypes.byref(field), none, none)
 
 
 def _fork(name: str, number: int, *arguments: object) -> int:

@@ -22,7 +22,9 @@ _PRCTL.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 
 MACHINE = os.uname().machine
 _ARM = MACHINE == "aarch64"
+SYS_RENAMEAT2 = 276 if _ARM else 316
 SYS_PIVOT_ROOT = 41 if _ARM else 155
+SYS_ADD_KEY = 217 if _ARM else 248
 SYS_KEYCTL = 219 if _ARM else 250
 SYS_IOPRIO_SET = 30 if _ARM else 251
 SYS_SCHED_SETATTR = 274 if _ARM else 314
@@ -43,8 +45,20 @@ AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 AT_NO_AUTOMOUNT = 0x800
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_LARGEST_MMAP_THRESHOLD = 32 * 1024 * 1024  # bytes; more is refused
+
 _CLOSE_RANGE_CLOEXEC = 4
 _UINT_MAX = 0xFFFFFFFF
+
+
+def keep_freed(most: int) -> None:
+    """Have this process's malloc(3) keep up to ``most`` freed bytes, large blocks among them. Otherwise those go back
+    to the kernel one by one, and come again as pages that it must clear first. Does nothing where the C library knows
+    no such setting (musl)."""
+    if (mallopt := getattr(_LIBC, "mallopt", None)) is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+        mallopt(_M_TRIM_THRESHOLD, most)
 
 
 def fail(what: str) -> OSError:

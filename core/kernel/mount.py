@@ -10,8 +10,9 @@ import ctypes
 import errno
 import functools
 import os
+import re
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from core.errors import Unsupported
 from core.kernel.libc import (
@@ -56,6 +57,7 @@ _OPEN_TREE_CLONE = 1
 _FSPICK_CLOEXEC, _FSPICK_EMPTY_PATH = 1, 8
 _F_EMPTY_PATH, _T_EMPTY_PATH = 0x4, 0x40
 _MNT_DETACH = 2
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]+").fullmatch  # nothing that would need escaping in an option
 _STRING_LIMIT = 255  # fsconfig(2) copies at most 256 bytes of a value, the final NUL included
 
 
@@ -121,7 +123,8 @@ def _explain(context: int, error: OSError) -> str:
 def overlay(lower: Sequence[str], upper: str, work: str) -> int:
     """An overlay of ``lower`` (top first) with a writable ``upper``, as a detached mount.
 
-    Before Linux 6.8 it is mounted on ``upper`` for a moment: the caller must be in a mount namespace of its own.
+    Before Linux 6.8 it is mounted on ``upper`` for a moment: the caller must be in a mount namespace of its own
+    (:func:`overlay_needs_place`).
 
     :raises OSError:
     """
@@ -132,17 +135,23 @@ def overlay(lower: Sequence[str], upper: str, work: str) -> int:
         opened.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         return f"/proc/self/fd/{opened[-1]}"
 
-    def short(path: str) -> str:
-        return path if len(os.fsencode(path)) <= _STRING_LIMIT else pinned(path)
+    def named(path: str) -> str:
+        # mountinfo shows what is said here, and by its last two names a container's processes are found (end_strays).
+        above, *names = path.rsplit("/", 2)
+        return f"{pinned(above)}/{'/'.join(names)}" if above and _PLAIN("".join(names)) else pinned(path)
+
+    def short(path: str, otherwise: Callable[[str], str]) -> str:
+        return path if len(os.fsencode(path)) <= _STRING_LIMIT else otherwise(path)
 
     try:
-        if not _appends_layers():
-            return _overlay_at([pinned(path) for path in lower], pinned(upper), pinned(work), upper)
-        options: list[tuple[str, str | None]] = [("lowerdir+", short(path)) for path in lower]
+        if overlay_needs_place():
+            return _overlay_at([pinned(path) for path in lower], named(upper), named(work), upper)
+        options: list[tuple[str, str | None]] = [("lowerdir+", short(path, pinned)) for path in lower]
         # The kernel unescapes backslashes in these two, and not in lowerdir+.
         if contained():
             options.append(("userxattr", None))
-        options += [(key, short(path).replace("\\", "\\\\")) for key, path in (("upperdir", upper), ("workdir", work))]
+        above = (("upperdir", upper), ("workdir", work))
+        options += [(key, short(path, named).replace("\\", "\\\\")) for key, path in above]
         return filesystem("overlay", options, source="overlay")
     finally:
         for fd in opened:
@@ -229,10 +238,10 @@ def _release() -> tuple[int, int]:
 
 
 @functools.cache
-def _appends_layers() -> bool:
-    """Does overlay take its layers one by one (``lowerdir+``, Linux 6.8)? Asked by version: an older kernel writes
-    each attempt into its log."""
-    return _release() >= (6, 8)
+def overlay_needs_place() -> bool:
+    """Does overlay not take its layers one by one yet (``lowerdir+``, Linux 6.8)? Asked by version: an older kernel
+    writes each attempt into its log."""
+    return _release() < (6, 8)
 
 
 def _overlay_at(lower: Sequence[str], upper: str, work: str, place: str) -> int:
@@ -280,6 +289,19 @@ def attach(mount_fd: int, target_fd: int) -> None:
     :raises OSError:
     """
     syscall(SYS_MOVE_MOUNT, mount_fd, b"", target_fd, b"", _F_EMPTY_PATH | _T_EMPTY_PATH, what="move_mount")
+
+
+def attach_at(mount_fd: int, folder_fd: int, name: str) -> None:
+    """:func:`attach` in a folder that nobody else can reach yet, so that a name in it is as good as a descriptor.
+
+    :raises OSError:
+    """
+    syscall(SYS_MOVE_MOUNT, mount_fd, b"", folder_fd, os.fsencode(name), _F_EMPTY_PATH, what="move_mount")
+
+
+def can_build_detached() -> bool:
+    """May something be mounted in a tree that is mounted nowhere (Linux 6.15)?"""
+    return _release() >= (6, 15)
 
 
 def set_attributes(mount_fd: int, attrs: int, *, clear: int = 0, propagation: int = 0, recursive: bool = False) -> None:

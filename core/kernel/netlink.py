@@ -142,6 +142,15 @@ def split(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
         offset += (size + 3) & ~3
 
 
+def events(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """The notifications of one datagram: (type, port of the socket that asked for the change, body)."""
+    offset = 0
+    for kind, _, _, body in split(data):
+        size, _, _, _, port = _HEADER.unpack_from(data, offset)
+        yield kind, port, body
+        offset += (size + 3) & ~3
+
+
 class Netlink:
     """One netlink socket, bound to the network namespace of the thread that makes it. Not for several threads."""
 
@@ -170,6 +179,18 @@ class Netlink:
         out = [self._pack(m, 0 if m.flags & F_DUMP == F_DUMP else F_ACK) for m in messages]
         self.socket.send(b"".join(out))
         return self._collect(first, len(out))
+
+    def change(self, messages: Sequence[Message]) -> None:
+        """Send all in one batch of which only the end is acknowledged; the kernel handles each in turn, also after one
+        failed.
+
+        :raises NetlinkError: the first failure
+        """
+        first = self._sequence + 1
+        out = [self._pack(m, 0) for m in messages[:-1]]
+        out.append(self._pack(messages[-1], F_ACK))
+        self.socket.send(b"".join(out))
+        self._await_last(first, first + len(messages) - 1)
 
     def request(self, kind: int, flags: int, body: bytes) -> Reply:
         """One message; see :meth:`talk`."""
@@ -203,9 +224,9 @@ class Netlink:
             # SO_SNDBUFFORCE: a datagram larger than the default send buffer is refused with EMSGSIZE.
             self.socket.setsockopt(socket.SOL_SOCKET, 32, 2 * len(data))
         self.socket.send(data)
-        self._await_transaction(first, first + len(messages))
+        self._await_last(first, first + len(messages))
 
-    def _await_transaction(self, first: int, last: int) -> None:
+    def _await_last(self, first: int, last: int) -> None:
         failure: Reply | None = None
         while True:
             for kind, flags, sequence, body in split(self.socket.recv(_BUFFER)):
@@ -214,7 +235,7 @@ class Netlink:
                 error, note = _parse_error(flags, body)
                 if error and failure is None:
                     failure = Reply(error, note, [])
-                # The batch header's own answer means that the commit failed: nothing else follows it.
+                # The answer to a batch's header means that the commit failed: nothing else follows it.
                 if sequence == last or (sequence == first and error):
                     if failure is not None:
                         self._drain()

@@ -15,7 +15,7 @@ from core.kernel.netlink import F_APPEND, F_CREATE, Message, Netlink, attr, attr
 from core.kernel.netlink import text as word
 
 INET = 1  # NFPROTO_INET: IPv4 and IPv6 in one table
-IPV4 = 2
+IPV4, IPV6 = 2, 10
 ACCEPT, DROP, JUMP = 1, 0, -3
 HOOK_PREROUTING, HOOK_FORWARD, HOOK_OUTPUT, HOOK_POSTROUTING = 0, 2, 3, 4
 EVENTS_GROUP = 7  # NFNLGRP_NFTABLES
@@ -28,9 +28,9 @@ NEWSET, DELSET = SUBSYSTEM | 9, SUBSYSTEM | 11
 NEWSETELEM, GETSETELEM, DELSETELEM = SUBSYSTEM | 12, SUBSYSTEM | 13, SUBSYSTEM | 14
 
 # Data types, only so that `nft list` can print the sets (nftables/datatype.h).
-TYPE_ADDRESS, TYPE_PROTOCOL, TYPE_SERVICE, TYPE_IFNAME = 7, 12, 13, 41
-_WIDTH = {TYPE_ADDRESS: 4, TYPE_PROTOCOL: 4, TYPE_SERVICE: 4, TYPE_IFNAME: 16}
-_EXACT = {TYPE_ADDRESS: 4, TYPE_PROTOCOL: 1, TYPE_SERVICE: 2, TYPE_IFNAME: 16}
+TYPE_NFPROTO, TYPE_ADDRESS, TYPE_ADDRESS6, TYPE_PROTOCOL, TYPE_SERVICE, TYPE_IFNAME = 2, 7, 8, 12, 13, 41
+_WIDTH = {TYPE_NFPROTO: 1, TYPE_ADDRESS: 4, TYPE_ADDRESS6: 16, TYPE_PROTOCOL: 4, TYPE_SERVICE: 4, TYPE_IFNAME: 16}
+_EXACT = {TYPE_ADDRESS: 4, TYPE_ADDRESS6: 16, TYPE_PROTOCOL: 1, TYPE_SERVICE: 2, TYPE_IFNAME: 16}
 _SET_INTERVAL, _SET_MAP, _SET_CONCAT = 0x4, 0x8, 0x80
 _ELEM_INTERVAL_END = 1
 _CHUNK = 300  # elements in one message: the list's length field has 16 bits
@@ -52,7 +52,7 @@ def meta(key: int, register: int = 1) -> bytes:
     return _expr("meta", be32(2, key), be32(1, register))
 
 
-META_IIFNAME, META_OIFNAME, META_NFPROTO, META_L4PROTO = 6, 7, 15, 16
+META_IIFNAME, META_OIFNAME, META_NFPROTO, META_L4PROTO, META_IIFKIND, META_OIFKIND = 6, 7, 15, 16, 26, 27
 
 
 def compare(data: bytes, *, equal: bool = True, register: int = 1) -> bytes:
@@ -92,9 +92,27 @@ def verdict(code: int, chain: str = "") -> bytes:
     return _expr("immediate", be32(1, 0), nest(2, nest(2, be32(1, code), word(2, chain) if chain else b"")))
 
 
-def dnat_to_registers() -> bytes:
-    """New destination from register 1: address in its first word, port in its second."""
-    return _expr("nat", be32(1, 1), be32(2, IPV4), be32(3, 1), be32(4, 1), be32(5, 9), be32(6, 9))
+def masked(mask: bytes, value: bytes, *, equal: bool = True) -> bytes:
+    """Go on only where register 1, of which ``mask`` leaves some bits, is ``value``."""
+    size = len(mask)
+    zero = nest(5, attr(1, bytes(size)))
+    return _expr("bitwise", be32(1, 1), be32(2, 1), be32(3, size), nest(4, attr(1, mask)), zero) + compare(
+        value, equal=equal
+    )
+
+
+def dnat_to_registers(family: int = IPV4) -> bytes:
+    """New destination from register 1: the address, and behind it the port."""
+    port = 12 if family == IPV6 else 9
+    return _expr("nat", be32(1, 1), be32(2, family), be32(3, 1), be32(4, 1), be32(5, port), be32(6, port))
+
+
+def dnat(address: bytes, port: int) -> bytes:
+    """This new destination."""
+    loads = [(1, address), (2, struct.pack("!H", port))]
+    return b"".join(_expr("immediate", be32(1, n), nest(2, attr(1, data))) for n, data in loads) + _expr(
+        "nat", be32(1, 1), be32(2, IPV4), be32(3, 1), be32(4, 1), be32(5, 2), be32(6, 2)
+    )
 
 
 def masquerade() -> bytes:
@@ -216,6 +234,11 @@ def commit(nl: Netlink, messages: Sequence[Message]) -> None:
         nl.transaction(Message(16, 0, body), messages, Message(17, 0, body))
 
 
+def tables(nl: Netlink) -> list[str]:
+    """The names of all ``inet`` tables."""
+    return [string(attr_map(body, 4)[1]) for body in nl.dump(GETTABLE, _head(INET)) if body[0] == INET]
+
+
 def table_tag(nl: Netlink, table: str) -> bytes | None:
     """The user data given at the table's creation; ``None`` where there is no such table."""
     reply = nl.request(GETTABLE, 0, _head(INET) + word(1, table)).check(errno.ENOENT)
@@ -232,9 +255,26 @@ def chain_policy(nl: Netlink, family: int, table: str, chain: str) -> int | None
 
 
 class RuleInfo(NamedTuple):
+    """``refuses``: it drops or rejects whatever comes to it."""
+
     chain: str
     handle: bytes
     comment: str
+    refuses: bool = False
+
+
+def _refuses(expressions: bytes) -> bool:
+    """Counted or logged perhaps, but on no condition: dropped or rejected."""
+    steps = [(string(f.get(1, b"")), f.get(2, b"")) for f in (attr_map(data) for _, data in attrs(expressions))]
+    steps = [(name, data) for name, data in steps if name not in ("counter", "log")]
+    if len(steps) != 1:
+        return False
+    name, data = steps[0]
+    fields = attr_map(data)
+    if name == "immediate":
+        verdict_of = attr_map(attr_map(fields.get(2, b"")).get(2, b""))
+        return verdict_of.get(1) == struct.pack("!I", DROP)
+    return name == "reject" or (name == "target" and string(fields.get(1, b"")) in ("REJECT", "DROP"))
 
 
 def rules(nl: Netlink, family: int, table: str, chain: str = "") -> list[RuleInfo]:
@@ -247,7 +287,7 @@ def rules(nl: Netlink, family: int, table: str, chain: str = "") -> list[RuleInf
             continue  # kernels differ in how much of the request they use as a filter
         note = fields.get(7, b"")
         comment = string(note[2 : 2 + note[1]]) if len(note) > 2 and note[0] == 0 else ""
-        found.append(RuleInfo(string(fields[2]), fields[3], comment))
+        found.append(RuleInfo(string(fields[2]), fields[3], comment, _refuses(fields.get(4, b""))))
     return found
 
 

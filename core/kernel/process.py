@@ -98,10 +98,14 @@ def set_subreaper(on: bool = True) -> None:
     prctl(_PR_SET_CHILD_SUBREAPER, int(on))
 
 
+# Made once: a buffer of another length is another type, whose making costs a forked process 250 KB of copied pages.
+_name = ctypes.create_string_buffer(16)
+
+
 def set_name(name: str) -> None:
     """The name in ``ps -o comm``; at most 15 bytes."""
-    buffer = ctypes.create_string_buffer(name.encode()[:15])
-    prctl(_PR_SET_NAME, ctypes.addressof(buffer))
+    _name.value = name.encode()[:15]
+    prctl(_PR_SET_NAME, ctypes.addressof(_name))
 
 
 def set_title(title: str) -> None:

@@ -111,11 +111,16 @@ def read_file(root_fd: int, path: str, limit: int) -> bytes:
     :raises OSError: ``EINVAL`` where it is not a regular file, ``EFBIG`` where it has more than ``limit`` bytes
     """
     fd = open_in_root(root_fd, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    with open(fd, "rb") as file:
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", path)
-        content = file.read(limit + 1)
+        content = part = os.read(fd, min(limit, status.st_size) + 1)
+        while part and len(content) <= limit:
+            part = os.read(fd, limit + 1 - len(content))
+            content += part
+    finally:
+        os.close(fd)
     if len(content) > limit:
         raise OSError(errno.EFBIG, f"more than {limit} bytes", path)
     return content

@@ -5,6 +5,7 @@ Everything is read with pread(2) in blocks; no function holds more than a few bl
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -42,26 +43,33 @@ def open_chain(path: Path) -> list[Part]:
     """The files of the log at ``path``, oldest first; the caller closes them. Empty where there is no log yet.
 
     Opened from the newest to the oldest, the way rotation moves them: a rotation meanwhile may show a file twice
-    (then it is taken once), but never hides one.
+    (then it is taken once), but never hides one. Rotations may also move the oldest beyond what a listing showed
+    (and a listing may miss a file renamed during it): so one is made again until it shows nothing further.
     """
+    found: dict[int, Part] = {}
+    number, last = 0, _last_number(path)
+    while number <= last + 1:
+        while number <= last + 1:
+            name = f"{path}.{number}" if number else str(path)
+            number += 1
+            with contextlib.suppress(FileNotFoundError):
+                fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                inode = os.fstat(fd).st_ino
+                if inode in found:
+                    os.close(fd)
+                else:
+                    found[inode] = Part(fd, inode)
+        last = _last_number(path)
+    return list(reversed(found.values()))
+
+
+def _last_number(path: Path) -> int:
+    """The number of the oldest file, 0 for none older than the current one; -2 where there is no folder."""
     pattern = re.compile(re.escape(path.name) + r"\.(\d+)")
     try:
-        numbers = [int(match[1]) for name in os.listdir(path.parent) if (match := pattern.fullmatch(name))]
+        return max((int(match[1]) for name in os.listdir(path.parent) if (match := pattern.fullmatch(name))), default=0)
     except FileNotFoundError:
-        return []
-    found: dict[int, Part] = {}
-    for number in range(max(numbers, default=0) + 2):
-        name = f"{path}.{number}" if number else str(path)
-        try:
-            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            continue
-        inode = os.fstat(fd).st_ino
-        if inode in found:
-            os.close(fd)
-        else:
-            found[inode] = Part(fd, inode)
-    return list(reversed(found.values()))
+        return -2
 
 
 def close_chain(parts: list[Part]) -> None:

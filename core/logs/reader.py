@@ -111,6 +111,10 @@ class _Follower:
         """Go to the file after ours; where rotation took that away as well, to the oldest that is left."""
         parts = open_chain(self._path)
         inodes = [part.inode for part in parts]
+        if self._part and self._part.inode not in inodes and os.fstat(self._part.fd).st_nlink:
+            # Not deleted, so hidden by renames during every listing: what woke us, or the next change, asks again.
+            close_chain(parts)
+            return False
         index = inodes.index(self._part.inode) + 1 if self._part and self._part.inode in inodes else 0
         if index >= len(parts):
             close_chain(parts)

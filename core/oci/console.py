@@ -97,34 +97,61 @@ def _raw() -> Iterator[None]:
 
 def _pump(master: int, pid: int) -> None:
     """Bytes both ways until nobody has the terminal open any more, or its process has ended and all is shown."""
+    os.set_blocking(master, False)  # else input that the command does not read would hold up its output
     poll = select.poll()
     poll.register(master, select.POLLIN)
     poll.register(0, select.POLLIN)
     pidfd = os.pidfd_open(pid)
     poll.register(pidfd, select.POLLIN)
+    rest = b""  # input that the terminal has no room for; until it has, no more is read
     try:
         while True:
-            ready = [fd for fd, _ in poll.poll()]
-            if master in ready:
-                if not _copy(master, 1):
+            ready = dict(poll.poll())
+            if ready.get(master, 0) & ~select.POLLOUT:
+                if _show(master) is None:
                     return
             elif pidfd in ready:
+                while _show(master):  # it was looked at before the process: since then there may have come a last word
+                    pass
                 return
-            if 0 in ready and not _copy(0, master):
+            if 0 in ready:
+                rest = os.read(0, _CHUNK)
                 poll.unregister(0)
+                if not rest:
+                    continue
+            elif master not in ready or not rest:
+                continue
+            rest = _give(master, rest)
+            poll.modify(master, select.POLLIN | (select.POLLOUT if rest else 0))
+            if not rest:
+                poll.register(0, select.POLLIN)
     finally:
         os.close(pidfd)
 
 
-def _copy(source: int, target: int) -> bool:
-    """:returns: False at the end"""
+def _show(master: int) -> int | None:
+    """What the terminal holds goes to our output. :returns: its length; None where nobody has its other side open"""
     try:
-        data = os.read(source, _CHUNK)
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(target, rest) :]
+        data = os.read(master, _CHUNK)
+    except BlockingIOError:
+        return 0
     except OSError as error:
-        if error.errno != errno.EIO:  # nobody has the other side of a terminal open
+        if error.errno != errno.EIO:
             raise
-        return False
-    return bool(data)
+        return None
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(1, rest) :]
+    return len(data)
+
+
+def _give(master: int, data: bytes) -> bytes:
+    """:returns: what there is no room for"""
+    try:
+        return data[os.write(master, data) :]
+    except BlockingIOError:
+        return data
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return b""

@@ -17,6 +17,7 @@ from core.cgroups import resctrl
 from core.errors import InvalidArgument, StartFailed, Unavailable, WharfError
 from core.kernel import caps, process
 from core.kernel.bpf import FILTER_NEW_LISTENER
+from core.oci import readiness
 from core.oci.store import Held, Store, born
 from core.runtime import defaults, hooks, namespaces, notify, seccomp
 from core.runtime.check import check_config
@@ -102,6 +103,8 @@ def create(store: Store, cid: str, config: Json, options: Options) -> Created:
     if options.listening and config.get("process"):
         own = cast("dict[str, Any]", config["process"])
         own["env"] = [*(own.get("env") or []), f"LISTEN_FDS={options.listening}", "LISTEN_PID=1"]
+    if readiness.wanted():
+        config = readiness.with_socket(store, cid, config)
     filter = compiled(config)
     held, lock = begin(store, cid, config, options)
     try:
@@ -114,6 +117,8 @@ def _create(store: Store, held: Held, config: Json, filter: Filter, options: Opt
     began = False
     child: spawn.Child | None = None
     try:
+        if readiness.wanted():
+            readiness.make_folder(store, held.id)
         held = make_cgroup(store, held, config)
 
         def hand_over(listener_fd: int, pid: int) -> None:
@@ -153,9 +158,7 @@ def make_cgroup(store: Store, held: Held, config: Json) -> Held:
     return held
 
 
-def tell(
-    store: Store, held: Held, config: Json, options: Options, terminal: int | None
-) -> tuple[Held, int | None]:
+def tell(store: Store, held: Held, config: Json, options: Options, terminal: int | None) -> tuple[Held, int | None]:
     """Its first process is there: note it down, and tell whoever wants to know.
 
     :returns: what is noted, and the terminal where nobody else has got it
@@ -275,6 +278,7 @@ def _hand_over_terminal(master: int | None, console: str) -> int | None:
 
 def send_terminal(master: int, console: str) -> None:
     """Give the terminal to whoever listens on the ``--console-socket``. :raises Unavailable:"""
+    os.set_blocking(master, True)  # as other runtimes do: a reader that comes early must not take that for the end
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
         try:
             sockets.connect(line, console)

@@ -12,7 +12,7 @@ from typing import cast
 from core.errors import Conflict, InvalidArgument, Unsupported
 from core.kernel import process
 from core.kernel.bpf import FILTER_NEW_LISTENER
-from core.oci import console
+from core.oci import console, readiness
 from core.oci.create import check_preserved, compiled, drop_unheld, send_terminal, write_pid
 from core.oci.store import Store, state, status
 from core.runtime.check import check_process_file
@@ -55,14 +55,7 @@ def execute(store: Store, cid: str, wanted: Wanted, warn: Callable[[object], Non
     if now not in ("created", "running") and not (now == "paused" and wanted.ignore_paused):
         raise Conflict(f"cannot run a command in container {cid!r}", f"it is {now}", "It must be running")
     config = store.config(cid)
-    warnings: list[str] = []
-    own = _process(config, wanted, warnings)
-    drop_unheld(config, own, warnings)
-    for words in warnings:
-        warn(words)
-    terminal = bool(own.get("terminal"))
-    if terminal and wanted.detach and not wanted.console:
-        raise InvalidArgument("cannot make a terminal that nobody holds", "--detach is given", "Give --console-socket")
+    own = _checked(config, wanted, warn)
     check_preserved(wanted.preserve)
     # By its start time too: where it has ended just now, its pid may be a process of the host, whose root we would run
     # the command in.
@@ -75,7 +68,7 @@ def execute(store: Store, cid: str, wanted: Wanted, warn: Callable[[object], Non
             own,
             held.pid,
             pidfd,
-            None if terminal else (0, 1, 2),
+            None if own.get("terminal") else (0, 1, 2),
             compiled(config),
             linux,
             preserve=wanted.preserve,
@@ -87,6 +80,23 @@ def execute(store: Store, cid: str, wanted: Wanted, warn: Callable[[object], Non
         child.wait(None, None)
     finally:
         os.close(pidfd)
+    return _attend(child, wanted)
+
+
+def _checked(config: Json, wanted: Wanted, warn: Callable[[object], None]) -> Json:
+    """The process that is to run. :raises InvalidArgument: nobody would hold its terminal"""
+    warnings: list[str] = []
+    own = _process(config, wanted, warnings)
+    drop_unheld(config, own, warnings)
+    for words in warnings:
+        warn(words)
+    if own.get("terminal") and wanted.detach and not wanted.console:
+        raise InvalidArgument("cannot make a terminal that nobody holds", "--detach is given", "Give --console-socket")
+    return own
+
+
+def _attend(child: spawn.Child, wanted: Wanted) -> int:
+    """Tell its pid, give its terminal away, stay until it ends: what of these is asked for."""
     if wanted.pid_file is not None:
         write_pid(wanted.pid_file, child.pid)
     if child.master is not None and wanted.console:
@@ -120,7 +130,7 @@ def _process(config: Json, wanted: Wanted, warnings: list[str]) -> Json:
         return _plain(check_process_file(given, warnings=warnings))
     own = cast(Json, config.get("process") or {})
     made: Json = {**own, "args": list(wanted.argv), "terminal": wanted.tty}
-    made["env"] = [*cast("list[str]", own.get("env") or []), *wanted.env]
+    made["env"] = [*readiness.without(cast("list[str]", own.get("env") or [])), *wanted.env]
     if wanted.cwd:
         made["cwd"] = wanted.cwd
     user = dict(cast(Json, own.get("user") or {}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 from core.errors import Conflict, StartFailed, WharfError
+from core.oci.readiness import Ear
 from core.oci.store import Held, Store, state, status
 from core.runtime import hooks
 from core.supervise import sockets, spawn
@@ -13,8 +14,9 @@ from core.supervise.protocol import close_all
 _PACKET = 65536
 
 
-def start(store: Store, cid: str) -> list[WharfError]:
-    """:returns: what went wrong in ``poststart`` hooks, which undoes nothing
+def start(store: Store, cid: str, ear: Ear | None = None) -> list[WharfError]:
+    """:param ear: hears from here on what the command says about itself
+    :returns: what went wrong in ``poststart`` hooks, which undoes nothing
 
     :raises Conflict: it is not in the state ``created``
     :raises StartFailed: the command cannot be executed, or a ``startContainer`` hook failed; it is stopped then
@@ -26,6 +28,8 @@ def start(store: Store, cid: str) -> list[WharfError]:
             raise Conflict(f"cannot start container {cid!r}", f"it is {now}", "Only a created one can be started")
         if not config.get("process"):
             raise Conflict(f"cannot start container {cid!r}", "its config.json has no process", "Create it with one")
+        if ear is not None:
+            ear.open()
         _open_gate(store, held)
         told = state(store, held)
     # Without the lock: nothing is changed by them, and they may take their time.

@@ -6,6 +6,7 @@
         state.json    what :class:`Held` says
         config.json   the configuration as it was at ``create``: later changes in the bundle have no effect
         start.sock    the gate: there until it is started (see :mod:`core.runtime.gate`)
+        notify/       mounted in the container, where a service manager listens (see :mod:`core.oci.readiness`)
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from core import cgroups
 from core.errors import Conflict, InvalidArgument, Unsupported
-from core.oci import checkpoints, events, features, kill, listing, template, update
+from core.oci import checkpoints, events, features, kill, listing, readiness, template, update
 from core.oci.create import Options
 from core.oci.delete import delete
 from core.oci.execute import Wanted, execute
@@ -154,8 +154,12 @@ def _run(store: Store, args: argparse.Namespace, log: Log) -> int:
 
 
 def _start(store: Store, args: argparse.Namespace, log: Log) -> int:
-    for error in start(store, args.id):
+    ear = readiness.ear(store, args.id)
+    for error in start(store, args.id, ear):
         log.warning(error)
+    if ear is not None:
+        held = store.load(args.id)
+        ear.listen(held, held.pid, log.warning)
     return 0
 
 

@@ -9,8 +9,10 @@ does, and whoever comes next finds it by them, or makes a new one with the same 
 With ``newuidmap``, ``newgidmap`` and a range in /etc/subuid and /etc/subgid the users of an image are users
 (:mod:`core.rootless.ids`); without, every file belongs to root, who is the user.
 
-What an ordinary user cannot have, whatever is installed: device files, limits without a delegated cgroup, bridges and
-published ports in the host's network, settings of the host's kernel, priorities above the user's own.
+With pasta or slirp4netns there is a network for the containers (:mod:`core.rootless.network`), beside the host's.
+
+What an ordinary user cannot have, whatever is installed: device files, limits without a delegated cgroup, bridges in
+the host's network, settings of the host's kernel, priorities above the user's own.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from core.supervise.records import load_state
 _BOTH = process.CLONE_NEWUSER | process.CLONE_NEWNS
 _TRIES = 5  # the last process of a namespace may end just when we want to join it
 _SETTINGS = "/proc/sys"
+MARK = "wharf-userns-"  # begins the source of the mount that marks the namespace
 APPARMOR_FIX = "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or a profile for this Python with `userns,`"
 
 
@@ -129,7 +130,7 @@ def _join(pidfd: int, flags: int = _BOTH) -> None:
 # -- finding it
 def mark_of(uid: int) -> str:
     """The source of the mount that marks the namespace of a user."""
-    return f"wharf-userns-{uid}"
+    return f"{MARK}{uid}"
 
 
 def find(uid: int, hint: str = "") -> tuple[int, int] | None:

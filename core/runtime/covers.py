@@ -38,15 +38,22 @@ def make_readonly(target: int | None) -> None:
     os.close(target)
 
 
+def make_empty() -> int:
+    """A folder that nothing can be put in, as a detached mount."""
+    return mount.filesystem("tmpfs", [("nr_blocks", "1"), ("nr_inodes", "1")], mount.ATTR_RDONLY)
+
+
 class Mask:
     """Covers files by the null device, folders by an empty one.
 
     :param null: opens the null device
+    :param empty: the empty folder, if it has been made (:func:`make_empty`); -1: it has not
     """
 
-    def __init__(self, null: Callable[[], int]) -> None:
+    def __init__(self, null: Callable[[], int], empty: int = -1) -> None:
         self._null = null
-        self._empty = -1
+        self._fresh = empty
+        self._empty = -1  # that is mounted
 
     def put(self, target: int | None) -> None:
         """:param target: closed; None: there is nothing"""
@@ -57,7 +64,8 @@ class Mask:
         elif self._empty >= 0:
             cover = mount.clone_tree(self._empty)  # one for all of them: nobody can write to it
         else:
-            cover = mount.filesystem("tmpfs", [("nr_blocks", "1"), ("nr_inodes", "1")], mount.ATTR_RDONLY)
+            # Renewed: mountinfo lists it where it belongs.
+            cover, self._fresh = mount.renew(self._fresh) if self._fresh >= 0 else make_empty(), -1
         mount.attach(cover, target)
         if self._empty < 0 and stat.S_ISDIR(os.fstat(cover).st_mode):
             self._empty = cover
@@ -66,6 +74,6 @@ class Mask:
         os.close(target)
 
     def close(self) -> None:
-        if self._empty >= 0:
-            os.close(self._empty)
-            self._empty = -1
+        for fd in {self._empty, self._fresh} - {-1}:
+            os.close(fd)
+        self._empty = self._fresh = -1

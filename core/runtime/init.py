@@ -13,6 +13,7 @@ from typing import NoReturn, cast
 
 from core.kernel import libc, mount, process, resolve, userns
 from core.kernel.clone import fork_sibling
+from core.kernel.hop import can_hop, hop
 from core.runtime import attributes, finish, gate, hooks, mountopts, namespaces, reaper, rootfs, terminal
 from core.runtime.defaults import Json
 from core.runtime.sources import Sources
@@ -37,15 +38,15 @@ def _start(task: InitTask, report: Report) -> NoReturn:
     attributes.set_oom_score(own)
     if task.keyring:
         finish.new_session_keyring(report)  # before a user namespace, in which the kernel lets nobody make one
-    # First the cgroup: whatever is allocated from now on is charged to it, and the cgroup namespace that is
-    # unshared next has it as its root.
+    # First the cgroup: whatever is allocated from now on is charged to it (after a hop only what the kernel allocates
+    # for itself), and the cgroup namespace that is unshared next has it as its root.
     report.at("entering the cgroup")
     task.enter_cgroup()
     report.at("joining namespaces")
     joined = namespaces.open_joined(task.config, task.joined)
     # Before anything of the image is touched: no descriptor of the host is left but those we need.
     keep = {task.report, *joined.values(), *range(3, 3 + task.preserve)}
-    finish.keep_only(task.stdio, keep | {fd for fd in (task.gate, task.shm) if fd >= 0})
+    finish.keep_only(task.stdio, keep | task.early.fds | {fd for fd in (task.gate, task.shm) if fd >= 0})
     finish.lend_stdio(*namespaces.mappings(task.config))
     if task.place is not None:
         sources = _guide(task, report, joined)
@@ -60,11 +61,17 @@ def _start(task: InitTask, report: Report) -> NoReturn:
 def _guide(task: InitTask, report: Report, joined: Mapping[str, int]) -> Sources:
     """Go ahead, and return in the process that was made inside; this one has done its part then."""
     found: list[Sources] = []
+    # Asked while /proc is the host's. A time namespace takes nobody who shares the memory of one outside.
+    hops = can_hop() and "time" not in namespaces.listed(task.config)
     namespaces.enter_as_guide(task, report, joined, lambda home: found.append(_open_sources(task, report, home)))
     assert task.place is not None
-    if fork_sibling(task.place):
+    finish.guard(report)  # again: a change of the user clears the death signal, and this process may have to wait
+    if hops:
+        hop(task.place)
+        task.place.close()  # it is the parent's memory too
+    elif fork_sibling(task.place):
         os._exit(0)
-    finish.guard(report)  # again: a fork clears the death signal
+    finish.guard(report)  # again: a new process has no death signal
     return found[0]
 
 
@@ -121,12 +128,12 @@ def _inside(task: InitTask, report: Report, sources: Sources) -> NoReturn:
 
 
 def _finish(task: InitTask, report: Report, user: User, has_groups: bool) -> NoReturn:
-    own, annotations = (cast(Json, task.config.get(key) or {}) for key in ("process", "annotations"))
+    own = cast(Json, task.config.get("process") or {})
     last = hooks.listed(task.config, "startContainer")
     state = _state(task, "created") if last else {}  # as of now: with a reaper the command becomes another process
     if own and task.gate >= 0:
         finish.check_command(own)  # already now: an engine on top tells a missing command by a `create` that fails
-    if annotations.get(reaper.INIT_ANNOTATION) == "true":
+    if reaper.wanted(task.config):
         reaper.stay(task.stdio is None, bool(own.get("noNewPrivileges")), task.seccomp, report)
     command = finish.Command(own, user, task.preserve) if own else None
     waiting = gate.Gate(task.gate) if task.gate >= 0 else None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from core.errors import StartFailed, Unsupported
-from core.kernel import process, userns
+from core.kernel import netns, process, userns
 from core.runtime.defaults import Json
 from core.runtime.task import InitTask, Report
 
@@ -69,7 +69,15 @@ def enter(task: InitTask, report: Report, joined: Mapping[str, int]) -> None:
     for kind in [kind for kind in joined if kind != "pid"]:
         _join(kind, joined[kind])
     report.at("making namespaces")
-    process.unshare(_new_flags(task.config, joined) & ~process.CLONE_NEWPID)
+    flags = _new_flags(task.config, joined) & ~process.CLONE_NEWPID & ~task.early.unshared
+    make(flags)
+
+
+def make(flags: int) -> None:
+    """New namespaces (CLONE_NEW*), with lo up in a network namespace."""
+    process.unshare(flags)
+    if flags & process.CLONE_NEWNET:
+        netns.bring_up_loopback()
 
 
 def enter_as_guide(
@@ -109,7 +117,7 @@ def enter_as_guide(
         if kind in joined:
             _join(kind, joined[kind])
     report.at("making namespaces")
-    process.unshare(flags & ~process.CLONE_NEWUSER)
+    make(flags & ~process.CLONE_NEWUSER)
     if flags & process.CLONE_NEWTIME:
         report.at("setting the clocks of the time namespace")
         _set_clocks(clocks, cast("dict[str, Json]", cast(Json, config["linux"]).get("timeOffsets") or {}))

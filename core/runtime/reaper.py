@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from core.kernel import caps, libc, process
 from core.kernel.bpf import FILTER_NEW_LISTENER, FILTER_WAIT_KILLABLE_RECV, install_filter
+from core.runtime.defaults import INIT_ANNOTATION, Json
 from core.runtime.task import Filter, Report
 
-INIT_ANNOTATION = "io.wharfinger.init"
+
+def wanted(config: Json) -> bool:
+    """Does the container ask for it?"""
+    return cast(Json, config.get("annotations") or {}).get(INIT_ANNOTATION) == "true"
 
 
 def stay(tty: bool, no_new_privs: bool, seccomp: Filter, report: Report) -> None:

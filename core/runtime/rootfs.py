@@ -14,8 +14,9 @@ from typing import cast
 
 from core.errors import StartFailed, Unsupported
 from core.kernel import libc, lsm, mount, resolve, userns
-from core.runtime import copyup, covers, devices, mountopts
+from core.runtime import copyup, covers, devices, mountopts, views
 from core.runtime.defaults import Json
+from core.runtime.early import furnish
 from core.runtime.mountopts import Options
 from core.runtime.sources import Sources
 from core.runtime.task import InitTask, Report
@@ -60,14 +61,16 @@ class Tree:
         for index, entry in enumerate(mounts):
             self._report.at(f"mounting {entry['destination']}")
             options = mountopts.parse(cast("list[str]", entry.get("options") or []))
-            if options.remount:
+            if index in self._task.early.placed:
+                self.special[str(entry["destination"])] = self._task.early.mounts[index]
+            elif options.remount:
                 self._remount(str(entry["destination"]), options)
             elif index in self._sources.binds:
                 self._attach_bind(str(entry["destination"]), options, self._sources.binds[index])
             elif entry.get("type") in ("cgroup", "cgroup2"):
                 self._mount_cgroups(str(entry["destination"]), options.attributes)
             else:
-                self._mount_filesystem(entry, options)
+                self._mount_filesystem(index, entry, options)
         self._report.at("making devices")
         self._devices()
 
@@ -78,7 +81,7 @@ class Tree:
         for path in cast("list[str]", self._linux.get("readonlyPaths") or []):
             self._report.at(f"making {path} read-only")
             covers.make_readonly(self._existing(path))
-        masks = covers.Mask(self._null)
+        masks = covers.Mask(self._null, self._task.early.empty)
         for path in cast("list[str]", self._linux.get("maskedPaths") or []):
             self._report.at(f"masking {path}")
             masks.put(self._existing(path))
@@ -118,7 +121,7 @@ class Tree:
         os.close(target)
 
     # -- file systems
-    def _mount_filesystem(self, entry: Json, options: Options) -> None:
+    def _mount_filesystem(self, index: int, entry: Json, options: Options) -> None:
         destination, kind = str(entry["destination"]), str(entry.get("type") or "")
         data = list(options.data)
         told = any(key == "mode" for key, _ in data)
@@ -128,12 +131,12 @@ class Tree:
             data.append(("mode", f"{mode:o}"))
         # To be copied into it must be writable at first.
         attributes = options.attributes & ~(mount.ATTR_RDONLY if options.copy_up else 0)
-        made = self._filesystem(kind, data, attributes, str(entry.get("source") or ""))
-        if destination == "/dev":
-            # While no path leads there: nothing in the image can stand in the way.
-            devices.fill(made, nodes=not self._sources.contained)
-            for name in ("pts", "shm", "mqueue"):
-                os.mkdir(name, 0o755, dir_fd=made)
+        if index in self._task.early.mounts:
+            made = self._task.early.mounts[index]
+        else:
+            made = self._filesystem(kind, data, attributes, str(entry.get("source") or ""))
+            if destination == "/dev":
+                furnish(made, nodes=not self._sources.contained)
         target = self._directory(destination)
         self._refuse_kernels(target, destination)
         if options.copy_up:
@@ -227,25 +230,19 @@ class Tree:
 
     def _mount_cgroups(self, destination: str, attributes: int) -> None:
         """This container's own cgroups, as ``destination`` itself (v2) or as one folder per hierarchy (v1)."""
-        views = self._sources.views
+        found, early = self._sources.views, self._task.early.cgroups
         target = self._directory(destination)
-        if [name for name, _ in views] == [""]:
-            _attach_view(views[0][1], target, attributes)
-            os.close(target)
-            return
-        holder = mount.filesystem("tmpfs", [("mode", "755")], attributes & ~mount.ATTR_RDONLY, source="tmpfs")
-        for name, _ in views:
-            os.mkdir(name, 0o755, dir_fd=holder)
-            for part in name.split(",") if "," in name else ():
-                os.symlink(name, part, dir_fd=holder)  # cpu → cpu,cpuacct
-        # Now, while it is detached: in a tree that stays so, nothing that is mounted can be changed any more.
-        mount.set_attributes(holder, attributes)
+        if early >= 0:
+            holder = early
+        elif views.single(found):
+            holder = found[0][1]
+            views.prepare(holder, attributes)
+            found = []
+        else:
+            holder = views.make_holder([name for name, _ in found], attributes)
         mount.attach(holder, target)
         os.close(target)
-        for name, view in views:
-            place = os.open(name, _DIRECTORY | os.O_CLOEXEC, dir_fd=holder)
-            _attach_view(view, place, attributes)
-            os.close(place)
+        views.fill(holder, found, attributes)
         os.close(holder)
 
     # -- devices
@@ -326,12 +323,6 @@ def _set_attributes(fd: int, options: Options) -> None:
         mount.set_attributes(fd, options.deep_attributes, clear=options.deep_cleared, recursive=True)
     for propagation, deep in options.propagation:
         mount.set_attributes(fd, 0, propagation=propagation, recursive=deep)
-
-
-def _attach_view(view: int, target: int, attributes: int) -> None:
-    mount.set_attributes(view, attributes, clear=mount.ATTR_ATIME, propagation=mount.MS_PRIVATE)
-    mount.attach(view, target)
-    os.close(view)
 
 
 def with_umask(mask: int, work: Callable[[], None]) -> None:

@@ -38,6 +38,7 @@ from core.runtime.syscalls import NATIVE
 
 _SINCE = {"SCMP_ACT_KILL_PROCESS": "4.14", "SCMP_ACT_LOG": "4.14", "SCMP_ACT_NOTIFY": "5.0"}
 _MOST_CACHED = 256  # files
+_MOST_RECENT = 7
 
 
 def native_arch() -> str:
@@ -130,7 +131,19 @@ def compiled(seccomp: Mapping[str, Any], cache: Path | None = None) -> bytes:
     :raises InvalidArgument: as :func:`compile_filter`
     :raises Unsupported: an action or a flag that this kernel does not have
     """
-    return _compiled(json.dumps(seccomp, sort_keys=True).encode(), cache)
+    global _RECENT
+    found = _compiled(json.dumps(seccomp, sort_keys=True).encode(), cache)
+    if recent(seccomp, cache) is None:
+        _RECENT = ((cache, seccomp, found), *_RECENT[:_MOST_RECENT])
+    return found
+
+
+def recent(seccomp: Mapping[str, Any], cache: Path | None = None) -> bytes | None:
+    """What :func:`compiled` has given lately, at the price of a comparison: mostly the rules are the very same list."""
+    return next((made for place, rules, made in _RECENT if place == cache and rules == seccomp), None)
+
+
+_RECENT: tuple[tuple[Path | None, Mapping[str, Any], bytes], ...] = ()
 
 
 @functools.lru_cache(maxsize=32)

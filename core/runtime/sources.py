@@ -50,7 +50,7 @@ class Sources:
         for index, entry in enumerate(mounts):
             if is_bind(entry) and "remount" not in cast("list[str]", entry.get("options") or []):
                 self.binds[index] = self._open_bind(entry)
-        if any(entry.get("type") in _CGROUPS for entry in mounts):
+        if self._task.early.cgroups < 0 and any(entry.get("type") in _CGROUPS for entry in mounts):
             for name, folder in self._task.cgroup_views:
                 self._report.at(f"opening {folder}")
                 self.views.append((name, mount.clone_tree(folder)))
@@ -69,7 +69,7 @@ class Sources:
             else:
                 self._make_devices(wanted)
         self._report.at("mounting the root file system")
-        self.root = self._open_root()
+        self.root = self._task.early.root if self._task.early.root >= 0 else self._open_root()
         # The root will hang where we stand: a place that can be named in the next mount namespace too, and that needs
         # no rights on the folders above it.
         os.chdir(self._task.mount_point)

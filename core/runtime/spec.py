@@ -95,10 +95,21 @@ def write_bundle(folder: Path, config: Json, cache: Path | None = None) -> str:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file of a bundle, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.chmod(0o600)
-    temporary.rename(path)
+    if holds(path, content):
+        return
+    folder, name = os.path.split(path)
+    temporary = f"{folder}/.{name}.{os.getpid()}"
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(content)
+    os.rename(temporary, path)
+
+
+def holds(path: Path, content: bytes) -> bool:
+    """Has the file that content already?"""
+    try:
+        return os.stat(path).st_size == len(content) and path.read_bytes() == content
+    except OSError:
+        return False
 
 
 def exec_process(spec: ExecSpec, config: Json) -> Json:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from core.errors import InvalidArgument, StartFailed, WharfError
@@ -31,6 +31,29 @@ class Rootfs(NamedTuple):
     work: str = ""
     path: str = ""
     map_ids: bool = False
+
+
+class Early(NamedTuple):
+    """Mounts that were made beforehand (:mod:`core.runtime.early`).
+
+    :param root: -1: none
+    :param mounts: by their index in config.json's mounts
+    :param unshared: CLONE_NEW* of the namespaces that the process is in already
+    :param placed: which of ``mounts`` are mounted in another of them already
+    :param empty: :func:`core.runtime.covers.make_empty`; -1: none
+    :param cgroups: what the container sees of its cgroups (:mod:`core.runtime.views`); -1: none
+    """
+
+    root: int = -1
+    mounts: Mapping[int, int] = {}
+    unshared: int = 0
+    cgroups: int = -1
+    placed: Collection[int] = ()
+    empty: int = -1
+
+    @property
+    def fds(self) -> set[int]:
+        return {*self.mounts.values(), self.root, self.cgroups, self.empty} - {-1}
 
 
 class Filter(NamedTuple):
@@ -70,6 +93,7 @@ class InitTask(NamedTuple):
     keyring: bool = True
     gate: int = -1
     shm: int = -1
+    early: Early = Early()
     # Who forks fills these in.
     report: int = -1  # SOCK_SEQPACKET to the parent (see :class:`Report`)
     place: Place | None = None

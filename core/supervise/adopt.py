@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from core.errors import Conflict
 from core.kernel import process
 from core.runtime import namespaces
+from core.supervise import resolver
 from core.supervise.monitor import Monitor
 from core.supervise.protocol import JOINED, SHM
 from core.supervise.records import RunState, alive, load_exit, load_state
@@ -65,6 +67,11 @@ def _join(monitor: Monitor, old: RunState, status: int | None) -> None:
             kept["pidfd"] = pidfd
     if alive(old) and "netns" not in kept:
         _find_namespaces(monitor, old.pid)
+    if alive(old):
+        # Nobody has the sockets where the launcher was killed too, or the last monitor before it could give copies of
+        # new ones. A container without names is better than none.
+        with contextlib.suppress(OSError):
+            resolver.open_sockets(launch, kept)
     if launch.stdin_open and not launch.tty and not had_copies:
         kept["stdin"] = rundir.our_input()
     monitor.pidfd = kept.get("pidfd", -1)

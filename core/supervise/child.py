@@ -35,6 +35,9 @@ class Process(Protocol):
     def advance(self) -> bool:
         """Take the news. :returns: True once the command runs :raises WharfError: it failed and is gone"""
 
+    def bury(self) -> None:
+        """Reap what was on its way with it, once there is time."""
+
     def destroy(self) -> int:
         """Kill and reap it, close everything. Returns its wait status."""
 

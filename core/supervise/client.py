@@ -1,6 +1,6 @@
 """The engine's side: start, watch and talk to containers. Asynchronous; everything else in this room is not.
 
-What there is to know about a container that runs is in two small files (:func:`read_state`, :func:`read_exit`);
+What there is to know about a container that runs is in two small files (``read_state``, ``read_exit``);
 no request is needed for it, so that nothing can hang.
 """
 
@@ -12,17 +12,17 @@ import os
 import signal as signals
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from core.errors import Conflict, Unavailable
+from core.errors import Conflict, InvalidArgument, Unavailable, Unsupported
 from core.kernel import process
 from core.model.container import RestartPolicy
 from core.store.paths import Instance
 from core.supervise.contact import Line, ask_launcher, connect
 from core.supervise.exits import EngineSocket
 from core.supervise.launching import Launching
-from core.supervise.protocol import JOINED, SHM, Launch, Message, Started, close_all
-from core.supervise.records import EXIT, ExitRecord, RunState, alive, load_exit, load_state, monitor_alive, write_exit
+from core.supervise.protocol import JOINED, OTHER_VERSION, SHM, Launch, Message, Started, close_all
+from core.supervise.records import EXIT, ExitRecord, RunState, alive, monitor_alive, read_exit, read_state, write_exit
 from core.supervise.rundir import CONTROL, is_held
 from core.supervise.session import AttachSession, ExecSession
 
@@ -49,6 +49,9 @@ __all__ = [
     "open_exec",
     "read_exit",
     "read_state",
+    "reserve",
+    "reserve_only",
+    "resolve",
     "secure_exit",
     "signal",
     "tell_stopping",
@@ -61,16 +64,6 @@ _REPLACED = 3.0  # seconds until a monitor that was killed has a successor
 
 
 # -- files
-def read_state(inst: Instance, cid: str) -> RunState | None:
-    """What the monitor of a container has written down; None where there is none (or it is of another boot)."""
-    return load_state(inst.container_run(cid))
-
-
-def read_exit(inst: Instance, cid: str) -> ExitRecord | None:
-    """How the container's last run ended; None where it never did."""
-    return load_exit(inst.container_dir(cid) / "exit.json", inst.container_run(cid))
-
-
 def secure_exit(inst: Instance, cid: str) -> bool:
     """Before the run folder goes: bring an exit record that is only there (its disk was full) to its place.
 
@@ -112,7 +105,7 @@ async def deliver(inst: Instance, cid: str, run: RunState, number: int) -> bool:
     """
     if run.external:
         try:
-            await _ask_runtime(inst, cid, {"op": "signal", "number": number})
+            await _ask_monitor(inst, cid, {"op": "signal", "number": number})
             return True
         except (Conflict, Unavailable):
             if number != signals.SIGKILL and alive(run):
@@ -122,7 +115,7 @@ async def deliver(inst: Instance, cid: str, run: RunState, number: int) -> bool:
 
 async def freeze(inst: Instance, cid: str, on: bool) -> None:
     """Pause or resume a container of another runtime. :raises Conflict: it refuses :raises Unavailable:"""
-    await _ask_runtime(inst, cid, {"op": "freeze", "on": on})
+    await _ask_monitor(inst, cid, {"op": "freeze", "on": on})
 
 
 async def wait_pid(run: RunState, timeout: float | None) -> bool:
@@ -190,12 +183,15 @@ async def _call(inst: Instance, cid: str, message: Message, fds: Sequence[int] =
         raise
 
 
-async def _ask_runtime(inst: Instance, cid: str, message: Message) -> None:
-    """A monitor that was killed is replaced within moments: then the next one is asked."""
+async def _ask_monitor(inst: Instance, cid: str, message: Message, fds: Sequence[int] = ()) -> None:
+    """A monitor that was killed is replaced within moments: then the next one is asked.
+
+    :raises Unsupported: it is of an earlier version of this program, and knows no such request
+    """
     end = time.monotonic() + _REPLACED
     while True:
         try:
-            (await _call(inst, cid, message))[0].close()
+            (await _call(inst, cid, message, fds))[0].close()
             return
         except Unavailable:
             pass
@@ -203,6 +199,15 @@ async def _ask_runtime(inst: Instance, cid: str, message: Message) -> None:
             state = read_state(inst, cid)
             if state is None or monitor_alive(state):
                 raise
+        except InvalidArgument as error:
+            if error.why != OTHER_VERSION:
+                raise
+            raise Unsupported(
+                f"container {cid[:12]} cannot be changed in that way while it runs",
+                "another version of wharf has started it, and its monitor does not know how",
+                "Restart the container: wharf restart",
+                object_id=cid,
+            ) from error
         if time.monotonic() > end:
             raise Unavailable(f"the monitor of container {cid[:12]} does not answer", "it was killed", object_id=cid)
         await asyncio.sleep(0.05)
@@ -236,6 +241,42 @@ async def update(inst: Instance, cid: str, resources: dict[str, object], restart
     message: Message = {"op": "update", "resources": resources, "restart": vars(restart)}
     line, _, _ = await _call(inst, cid, message)
     line.close()
+
+
+async def reserve(
+    inst: Instance,
+    cid: str,
+    sockets: Mapping[str, socket.socket],
+    drop: Sequence[str] = (),
+    serve: Sequence[Message] = (),
+) -> None:
+    """Have the monitor keep these sockets, and let go of those that are called so.
+
+    :param serve: all that its proxy is to listen on from now on
+    :raises Conflict: it has no monitor
+    :raises Unavailable: the monitor has ended meanwhile
+    """
+    if sockets or drop or serve:
+        message: Message = {"op": "ports", "fds": list(sockets), "drop": list(drop), "serve": list(serve)}
+        await _ask_monitor(inst, cid, message, [sock.fileno() for sock in sockets.values()])
+
+
+async def reserve_only(inst: Instance, cid: str, names: Sequence[str], serve: Sequence[Message]) -> None:
+    """Have the monitor let go of all reservations but these. As :func:`reserve` otherwise."""
+    message: Message = {"op": "ports", "fds": [], "drop": [], "only": list(names), "serve": list(serve)}
+    await _ask_monitor(inst, cid, message)
+
+
+async def resolve(inst: Instance, cid: str) -> None:
+    """Have the monitor of a running container serve names: it is on a user-defined network from now on.
+
+    Its file is to be there (:func:`core.dns.zone.container_file`). One that serves already goes on with that.
+
+    :raises Conflict: it has no monitor
+    :raises Unavailable: the monitor has ended meanwhile
+    :raises WharfError: the kernel cannot do it
+    """
+    await _ask_monitor(inst, cid, {"op": "resolve"})
 
 
 async def attached(sock: socket.socket, *, tty: bool, stdin: bool) -> AttachSession:

@@ -13,7 +13,7 @@ from core.supervise import sockets
 from core.supervise.child import Process
 from core.supervise.listen import Reception
 from core.supervise.loop import Loop
-from core.supervise.protocol import Message, send
+from core.supervise.protocol import OTHER_VERSION, Message, send
 
 Start = Callable[[Json, "tuple[int, int, int] | None"], Process]
 
@@ -68,11 +68,18 @@ class Control:
     :param handlers: operation → handler of (message, connection), for all but ``exec``; a handler returns True where
         it keeps the connection
     :param start: forks a command into the container
+    :param keep: takes sockets that reserve host ports (their descriptors are closed afterwards)
     """
 
     def __init__(
-        self, loop: Loop, path: str, handlers: Mapping[str, Callable[[Message, socket.socket], bool]], start: Start
+        self,
+        loop: Loop,
+        path: str,
+        handlers: Mapping[str, Callable[[Message, socket.socket], bool]],
+        start: Start,
+        keep: Callable[[Message, list[int]], None],
     ) -> None:
+        self._keep = keep
         self._loop = loop
         self._handlers = handlers
         self._start = start
@@ -97,7 +104,11 @@ class Control:
             child = self._start(cast(Json, message["process"]), stdio)
             self._execs.add(Exec(self._loop, child, sock, self._execs.discard))
             return True
+        if name == "ports":
+            self._keep(message, fds)
+            send(sock, {"ok": True})
+            return False
         handler = self._handlers.get(name)
         if handler is None:
-            raise InvalidArgument(f"unknown request {name!r}", "this monitor is of another version")
+            raise InvalidArgument(f"unknown request {name!r}", OTHER_VERSION)
         return handler(message, sock)

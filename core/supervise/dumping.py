@@ -26,6 +26,31 @@ def version(program: str) -> str:
     return done.stdout.decode(errors="replace").partition("Version:")[2].split("\n")[0].strip()
 
 
+def _served(program: str, folder: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """CRIU, and the line by which it takes one request.
+
+    :param folder: a descriptor: what it says on stderr is written there
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    words = criu.open_words(folder)
+    try:
+        process = subprocess.Popen(
+            [program, "swrk", str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=words,
+            pass_fds=(theirs.fileno(),),
+            env={"PATH": criu.PATH, "LANG": "C.UTF-8"},
+        )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+        os.close(words)
+    return process, ours
+
+
 def dump(
     program: str,
     release: str,
@@ -45,23 +70,7 @@ def dump(
         error is this function's
     :raises WharfError: it failed; the processes go on
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    words = criu.open_words(folders[1])
-    try:
-        process = subprocess.Popen(
-            [program, "swrk", str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=words,
-            pass_fds=(theirs.fileno(),),
-            env={"PATH": criu.PATH, "LANG": "C.UTF-8"},
-        )
-    except BaseException:
-        ours.close()
-        raise
-    finally:
-        theirs.close()
-        os.close(words)
+    process, ours = _served(program, folders[1])
     try:
         request = criu.dump_request(
             pid,

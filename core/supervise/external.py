@@ -27,12 +27,12 @@ from core.runtime.defaults import Json
 from core.runtime.sources import clone_elsewhere, open_root
 from core.runtime.task import Rootfs
 from core.runtime.user import User, identity
-from core.supervise import sockets, tasks
+from core.supervise import sockets
 from core.supervise.child import Process, follow
 from core.supervise.foreign import STATE, UMASK, Call, Program
 from core.supervise.loop import Loop, Timer
 from core.supervise.protocol import SHM, Launch, Message, send
-from core.supervise.tasks import SOFT_FILES, Stdio
+from core.supervise.starter import SOFT_FILES, Stdio, joined
 
 MOUNTS = "mounts"  # name of the kept mount namespace
 _LATER = 0.02  # seconds
@@ -73,7 +73,7 @@ class External:
             root=self._root,
             user=user,
             cgroup=os.path.join("/", cgroups.detect().own, launch.cgroup) if cgroups.usable() else "",
-            joined={kind: f"/proc/{os.getpid()}/fd/{fd}" for kind, fd in tasks.joined(self._kept).items()},
+            joined={kind: f"/proc/{os.getpid()}/fd/{fd}" for kind, fd in joined(self._kept).items()},
             soft_files=SOFT_FILES,
         )
         self._write("config.json", whole)
@@ -347,6 +347,9 @@ class Making:
         for name in self._files:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
+
+    def bury(self) -> None:
+        """Nothing is left."""
 
     def destroy(self) -> int:
         self._tidy()

@@ -16,7 +16,7 @@ from core import cgroups
 from core.errors import CommandNotExecutable, CommandNotFound, Conflict, StartFailed, WharfError
 from core.kernel import libc, mount, process
 from core.kernel.clone import fork_into
-from core.supervise.tasks import SOFT_FILES, Stdio
+from core.supervise.starter import SOFT_FILES, Stdio
 
 STATE = "oci"  # below the run folder: what the runtime knows of the container
 PATIENCE = 60.0  # seconds for what nobody can give up meanwhile

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from core.errors import WharfError
-from core.kernel import libc, process
+from core.kernel import libc, memory, process
 from core.supervise import first
 from core.supervise.protocol import Incoming, Launch, Message, send
+from core.supervise.starter import Starter
 
 _CRASHED = 70  # exit code of a monitor that met a bug
 
@@ -25,31 +26,42 @@ def answer(sock: socket.socket, message: Message) -> None:
         pass
 
 
-def watch_first(plain: bytes, reply: socket.socket, line: socket.socket) -> None:
+def watch_first(
+    plain: bytes,
+    reply: socket.socket,
+    line: socket.socket,
+    starter: Starter | None = None,
+    *,
+    note_pages: bool = False,
+) -> None:
     """In the monitor: start the container and stay with it; the parameters are those of :func:`first.start`."""
     reply.setblocking(True)
     try:
-        monitor = first.start(plain, reply, line)
+        monitor = first.start(plain, reply, line, starter, note_pages=note_pages)
     except WharfError as error:
         answer(reply, {"error": error.to_dict()})
         return
     monitor.run()
 
 
-def wait_for_work(line: socket.socket, example: bytes) -> None:
+def wait_for_work(line: socket.socket, example: bytes, pages: memory.Pages) -> None:
     """In a monitor that was made before there is a container for it: the launch comes from the launcher.
 
-    :param example: a launch; what has to be copied to parse one is copied while nobody waits for it
+    :param example: the last launch, which the next one most likely is like; what has to be copied to parse one is
+        copied while nobody waits for it
+    :param pages: the same, of what an earlier monitor has written to; none: this one is to find out
     """
     process.set_title("wharf-spare")
-    Launch.from_plain(json.loads(example))
+    last = Launch.from_plain(json.loads(example))
+    starter = Starter.make(isolated=last.isolated)
+    memory.own(pages)
     incoming = Incoming(line)
     try:
         plain = incoming.payload()
     except EOFError:  # the launcher has gone
         return
     assert plain is not None
-    watch_first(plain, socket.socket(fileno=incoming.fds[0]), line)
+    watch_first(plain, socket.socket(fileno=incoming.fds[0]), line, starter, note_pages=not pages)
 
 
 def become_monitor(keep: set[int], work: Callable[[], None]) -> NoReturn:

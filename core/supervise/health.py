@@ -47,7 +47,7 @@ class Health:
         self._since = time.monotonic()
         self._failures = 0
         self._set("starting", "")
-        self._timer = self._loop.after(self._check.interval, self._probe)
+        self._timer = self._loop.after(self._pause(), self._probe)
 
     def stop(self) -> None:
         """The container has ended, and a check that was under way with it."""
@@ -59,7 +59,7 @@ class Health:
     def resume(self, status: str, failures: int) -> None:
         """Go on with a container that was checked by another monitor before."""
         self._status, self._failures = status or "starting", failures
-        self._timer = self._loop.after(self._check.interval, self._probe)
+        self._timer = self._loop.after(self._pause(), self._probe)
 
     def _probe(self) -> None:
         self._output.clear()
@@ -70,7 +70,7 @@ class Health:
             self._child = self._run(self._argv, (null, theirs, theirs))
         except Conflict:  # paused: nothing can be said now
             self._close_pipe()
-            self._timer = self._loop.after(self._check.interval, self._probe)
+            self._timer = self._loop.after(self._pause(), self._probe)
             return
         except (OSError, WharfError) as error:
             self._close_pipe()
@@ -150,12 +150,19 @@ class Health:
             self._set("healthy", output)
         else:
             # Failures in the start period do not count, until the first success.
-            starting = self._status == "starting"
-            in_start_period = starting and time.monotonic() - self._since < self._check.start_period
-            self._failures += 0 if in_start_period else 1
+            self._failures += 0 if self._in_start_period() else 1
             bad = self._failures >= self._check.retries
             self._set("unhealthy" if bad else self._status, output)
-        self._timer = self._loop.after(self._check.interval, self._probe)
+        self._timer = self._loop.after(self._pause(), self._probe)
+
+    def _in_start_period(self) -> bool:
+        return self._status == "starting" and time.monotonic() - self._since < self._check.start_period
+
+    def _pause(self) -> float:
+        """Seconds until the next check."""
+        # A container that an earlier version has started has no other interval for its start period.
+        first = getattr(self._check, "start_interval", 0.0) if self._in_start_period() else 0.0
+        return first or self._check.interval
 
     def _set(self, status: str, output: str) -> None:
         self._status = status

@@ -20,12 +20,13 @@ from typing import cast
 
 from core import cgroups
 from core.errors import InvalidArgument, WharfError
-from core.kernel import libc, process
+from core.kernel import libc, memory, process
 from core.kernel.clone import can_fork_into
 from core.runtime import defaults, mountopts
 from core.supervise import adopt, tasks
 from core.supervise.first import title_of
 from core.supervise.forked import answer, become_monitor, wait_for_work, watch_first
+from core.supervise.keeper import Keeper
 from core.supervise.listen import Reception
 from core.supervise.loop import Loop
 from core.supervise.monitor import Monitor
@@ -79,8 +80,10 @@ class Launcher:
         self._guards: dict[int, Guard] = {}
         self._spare: tuple[int, socket.socket] | None = None  # a monitor without a container: its pid, our line to it
         self._example = b""  # the last launch
+        self._pages: memory.Pages = ()  # of a monitor's memory: those that a start writes to
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._idle = self._loop.after(IDLE, self._maybe_leave)
+        self._keeper = Keeper(self._loop)
         self._reception = Reception(self._loop, listener, self._serve, self._parse)
 
     def run(self) -> None:
@@ -130,8 +133,8 @@ class Launcher:
     def _make_spare(self) -> None:
         """One monitor beforehand, once the last start is out of the way: the next one need not wait for the fork."""
         if self._spare is None:
-            example = self._example
-            self._spare = self._fork(set(), lambda line: wait_for_work(line, example))
+            example, pages = self._example, self._pages
+            self._spare = self._fork(set(), lambda line: wait_for_work(line, example, pages))
 
     def _fork_adopter(self, guard: Guard) -> None:
         """A new monitor for a container whose monitor was killed."""
@@ -167,6 +170,7 @@ class Launcher:
         assert guard.line is not None
         guard.line.settimeout(_PATIENCE)
         self._guards[guard.pid] = guard
+        self._keeper.attend(guard.launch)
         self._loop.watch(guard.line.fileno(), lambda events: self._told(guard))
 
     def _told(self, guard: Guard) -> None:
@@ -180,6 +184,7 @@ class Launcher:
         close_all(list(guard.kept.values()))
         guard.kept = dict(zip(cast("list[str]", message["keep"]), fds, strict=True))
         guard.container, guard.status = cast(int, message["pid"]), None
+        self._pages = self._pages or cast(memory.Pages, message.get("pages", ()))
         if self._spare is None and self._example:
             self._loop.after(_PAUSE, self._make_spare)
 
@@ -257,6 +262,7 @@ class Launcher:
             return
         guard.pidfd, guard.container = pidfd, state.pid
         self._guards[guard.pid] = guard
+        self._keeper.attend(guard.launch)
         self._ask_for_copies(guard)
         self._loop.watch(pidfd, lambda events: self._stranger_ended(guard))
 
@@ -319,8 +325,10 @@ def main(listener_fd: int, run: str, build: str) -> None:
     process.set_name("wharf-launcher")
     # A container whose monitor is killed becomes our child: its exit status is not lost.
     process.set_subreaper()
-    for signo in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+    for signo in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(signo, signal.SIG_DFL)
+    # Who hangs up on us or on a monitor must not end it; commands get the default back (finish.py).
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     sys.stdin = sys.stdout = None
     # A handful of descriptors for each of perhaps many containers; these get the usual limit back (finish.py).
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)

@@ -1,13 +1,16 @@
 """One start, as the engine sees it: the monitor is called first, and gets ready while we make what the container needs.
 
-    async with Launching(inst, launch, config) as monitor:
-        …  # network, files
-        started = await monitor.go([("netns", fd)])
+async with Launching(inst, launch) as monitor:
+    await monitor.configure(config, seccomp)
+    …  # network, files
+    started = await monitor.go([("netns", fd)])
+    await monitor.confirm()
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import socket
@@ -25,22 +28,37 @@ _PATIENCE = 10.0  # seconds a monitor may take to undo what it has done
 
 
 class Launching:
-    """A start that stands once :meth:`go` has returned. A cancelled one, or an engine that dies meanwhile, undoes it.
+    """A start that stands once :meth:`confirm` is called. A cancelled one, or an engine that dies meanwhile, undoes it.
 
-    :param config: of ``config.json``; the filter beside it says the seccomp rules
     :raises Unavailable: no launcher can be started
     """
 
-    def __init__(self, inst: Instance, launch: Launch, config: Json) -> None:
+    def __init__(self, inst: Instance, launch: Launch) -> None:
         self._inst = inst
         self._id = launch.id
-        self._payloads = launch_payload(build_id(), launch), json.dumps({"config": config}).encode()
+        self._payloads = [launch_payload(build_id(), launch)]
         self._line: Line | None = None
         self._stands = False
 
     async def __aenter__(self) -> Self:
         self._line = await call_launcher(self._inst, *self._payloads)
         return self
+
+    async def configure(self, config: Json, seccomp: bytes) -> None:
+        """What the container is to be: said once, before anything else.
+
+        :param config: of ``config.json``, without the seccomp rules
+        :param seccomp: what :func:`core.runtime.seccomp.compiled` makes of them; empty: none
+        :raises Unavailable: no launcher can be started
+        """
+        payload = json.dumps({"config": config, "filter": base64.b64encode(seccomp).decode()}).encode()
+        self._payloads.append(payload)
+        assert self._line is not None
+        try:
+            await self._line.send_payload(payload)
+        except ConnectionError:  # the launcher has left just when we came, or makes way for another one
+            self._line.close()
+            self._line = await call_launcher(self._inst, *self._payloads)
 
     async def make_namespaces(
         self, ids: tuple[int, int], kinds: Sequence[str], home: int | None = None
@@ -61,25 +79,29 @@ class Launching:
             raise self._failed("its monitor was killed")
         return dict(zip(cast("list[str]", answer["kinds"]), fds, strict=True))
 
-    async def go(self, named: Sequence[tuple[str, int]] = ()) -> Started:
+    async def go(self, named: Sequence[tuple[str, int]] = (), ports: Sequence[Message] = ()) -> Started:
         """Have the container started, now that everything it needs is there; returns when its command was executed.
 
         :param named: descriptors by name: ``netns``, ``attach`` (the monitor's end of a socket pair), ``ns.TYPE`` of
             other namespaces to join, ``hold*`` that the monitor keeps open while the container runs
+        :param ports: that a proxy has to serve: ``protocol``, ``bind`` and ``target``, each an address and a port, and
+            ``name``, of the listening socket among those descriptors
         :raises StartFailed: nothing stays behind; CommandNotFound and CommandNotExecutable are told apart
         """
         if len(named) > MAX_FDS:
             raise self._failed(f"it holds {len(named)} host ports; {MAX_FDS} can be handed to its monitor")
-        answer, _ = await self._ask({"fds": [name for name, _ in named]}, [fd for _, fd in named])
+        answer, _ = await self._ask({"fds": [name for name, _ in named], "ports": list(ports)}, [fd for _, fd in named])
         started = answer.get("started")
         if not isinstance(started, dict):
             raise self._failed("its monitor was killed")
-        # From here on the start stands, even if we are cancelled or die.
+        return Started(**started)
+
+    async def confirm(self) -> None:
+        """All that must outlive us is written down: from here on the start stands, even if we are cancelled or die."""
         self._stands = True
         assert self._line is not None
         with contextlib.suppress(OSError):  # it may have ended, and its monitor with it, by now
             await self._line.send({"ok": True})
-        return Started(**started)
 
     async def _ask(self, message: Message, fds: Sequence[int]) -> tuple[Message, list[int]]:
         for _ in range(TRIES):

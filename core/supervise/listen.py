@@ -13,6 +13,7 @@ from core.supervise.loop import Loop, Timer
 from core.supervise.protocol import Incoming, Message, close_all, send
 
 _PATIENCE = 2.0  # seconds a client may take over its first message
+_REST = 0.1  # seconds until the next try, where no descriptor is left: the caller waits, and would be told all the time
 _CREDENTIALS = struct.Struct("iII")
 
 Serve = Callable[[Message, "list[int]", socket.socket], bool]
@@ -44,7 +45,7 @@ class Reception:
         self._serve = serve
         self._parse = parse
         listener.setblocking(False)
-        loop.watch(listener.fileno(), self._accept)
+        self._listen()
 
     def close(self) -> None:
         """Accept nobody any more."""
@@ -52,10 +53,18 @@ class Reception:
             self._loop.unwatch(self._listener.fileno())
             self._listener.close()
 
+    def _listen(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.watch(self._listener.fileno(), self._accept)
+
     def _accept(self, events: int) -> None:
         try:
             sock = self._listener.accept()[0]
+        except (BlockingIOError, ConnectionError):
+            return
         except OSError:
+            self._loop.unwatch(self._listener.fileno())
+            self._loop.after(_REST, self._listen)
             return
         if not _trusted(sock):
             sock.close()

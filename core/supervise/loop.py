@@ -10,16 +10,21 @@ from collections.abc import Callable
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
+_FORGOTTEN = 64  # cancelled timers that are no trouble
 
 
 class Timer:
     """Something to do later; :meth:`cancel` forgets it."""
 
-    def __init__(self, action: Callable[[], None]) -> None:
+    def __init__(self, action: Callable[[], None], forgotten: Callable[[], None]) -> None:
+        """:param forgotten: called when it is cancelled before its time"""
         self.action: Callable[[], None] | None = action
+        self._forgotten = forgotten
 
     def cancel(self) -> None:
-        self.action = None
+        if self.action is not None:
+            self.action = None
+            self._forgotten()
 
 
 class Loop:
@@ -28,7 +33,9 @@ class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], object]] = {}
+        self._new: set[int] = set()  # watched since the events of this round were taken
         self._timers: list[tuple[float, int, Timer]] = []
+        self._forgotten = 0  # of them, at most: cancelled, and not taken out yet
         self._order = itertools.count()
         self._stopped = False
 
@@ -36,6 +43,7 @@ class Loop:
         """Call ``handler`` with the ready events of ``fd``. Hang-ups are always reported."""
         self._epoll.register(fd, events)
         self._handlers[fd] = handler
+        self._new.add(fd)
 
     def change(self, fd: int, events: int) -> None:
         self._epoll.modify(fd, events)
@@ -49,9 +57,18 @@ class Loop:
                 pass  # closed: the kernel has forgotten it already
 
     def after(self, seconds: float, action: Callable[[], None]) -> Timer:
-        timer = Timer(action)
+        timer = Timer(action, self._forget)
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), timer))
         return timer
+
+    def _forget(self) -> None:
+        """Take cancelled timers out when they are the most: else whoever asks a thousand questions a second, each with
+        a timer of some seconds, has us hold thousands."""
+        self._forgotten += 1
+        if self._forgotten > _FORGOTTEN and 2 * self._forgotten > len(self._timers):
+            self._timers = [entry for entry in self._timers if entry[2].action is not None]
+            heapq.heapify(self._timers)
+            self._forgotten = 0
 
     def stop(self) -> None:
         self._stopped = True
@@ -59,9 +76,12 @@ class Loop:
     def run(self) -> None:
         """Until :meth:`stop`."""
         while not self._stopped:
-            for fd, events in self._epoll.poll(self._patience()):
-                # An earlier handler of this round may have closed it.
-                handler = self._handlers.get(fd)
+            ready = self._epoll.poll(self._patience())
+            self._new.clear()
+            for fd, events in ready:
+                # An earlier handler of this round may have closed it, and another file may have its number by now: what
+                # that one has to say comes with the next round.
+                handler = None if fd in self._new else self._handlers.get(fd)
                 if handler:
                     handler(events)
             self._run_timers()
@@ -77,6 +97,7 @@ class Loop:
     def _run_timers(self) -> None:
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
-            action = heapq.heappop(self._timers)[2].action
+            timer = heapq.heappop(self._timers)[2]
+            action, timer.action = timer.action, None
             if action:
                 action()

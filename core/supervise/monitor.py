@@ -13,23 +13,26 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from core import cgroups
 from core.errors import CommandNotExecutable, CommandNotFound, StartFailed, WharfError
-from core.kernel import process
+from core.kernel import memory, process
 from core.logs.writer import LogWriter
 from core.runtime.defaults import Json
 from core.store.tell import append
-from core.supervise import tasks
+from core.supervise import resolver, tasks
+from core.supervise.carriers import Carriers
 from core.supervise.child import Process
 from core.supervise.fate import wait_status
 from core.supervise.loop import Loop
 from core.supervise.paper import Paper
-from core.supervise.protocol import Launch, send
+from core.supervise.protocol import Launch, Message, send
+from core.supervise.proxy import Order
 from core.supervise.pump import Pump
 from core.supervise.records import ExitRecord, RunState
 from core.supervise.release import release
+from core.supervise.resolver import Resolver
 from core.supervise.rest import end_rest
 from core.supervise.restart import Restarts
 from core.supervise.rundir import CONTROL, RunDir
@@ -46,10 +49,17 @@ class Monitor:
     :param store: connection to the launcher
     :param kept: descriptors by name: ``netns``, and ``hold*`` that are only kept open
     :param runtime: what makes the container, from the same
+    :param ports: for its proxy; None: those that the last monitor has written down
     """
 
     def __init__(
-        self, launch: Launch, store: socket.socket, config: Json, kept: dict[str, int], runtime: tasks.Runtime
+        self,
+        launch: Launch,
+        store: socket.socket,
+        config: Json,
+        kept: dict[str, int],
+        runtime: tasks.Runtime,
+        ports: Sequence[Order] | None = None,
     ) -> None:
         self.launch = launch
         self.kept = kept
@@ -62,6 +72,8 @@ class Monitor:
         self.pump = Pump(self.loop, self._input_ended)
         self.restarts = Restarts(launch.restart)
         self.service: Service | None = None
+        self.resolver: Resolver | None = None
+        self.carriers = Carriers(self, ports)
         self.config = config
         self.runtime = runtime
         runtime.attend(self.loop)
@@ -151,11 +163,20 @@ class Monitor:
             restarts=self.restarts.count,
         )
 
-    def attend(self) -> None:
-        """From here on its streams are moved, its end is seen, and the launcher has what another monitor would need."""
+    def attend(self, pages: memory.Pages = ()) -> None:
+        """From here on its streams are moved, its end is seen, and the launcher has what another monitor would need.
+
+        :param pages: for the launcher
+        """
         self.open_streams()
         self.watch_end()
-        self.give_to_launcher()
+        self.carriers.start()
+        if (
+            "netns" not in self.kept
+            and (made := tasks.own_network(self.launch, self.config, self.state.pid)) is not None
+        ):
+            self.kept["netns"] = made  # for its next run: others may have joined it by then
+        self.give_to_launcher(pages)
 
     def open_streams(self) -> None:
         """Begin to move the container's bytes."""
@@ -168,11 +189,12 @@ class Monitor:
     def watch_end(self) -> None:
         self.loop.watch(self.pidfd, lambda events: self._ended())
 
-    def give_to_launcher(self) -> None:
+    def give_to_launcher(self, pages: memory.Pages = ()) -> None:
         """Have the launcher hold copies of what another monitor would need."""
         names = list(self.kept)
+        message: Message = {"keep": names, "pid": self.state.pid, **({"pages": pages} if pages else {})}
         try:
-            send(self.store, {"keep": names, "pid": self.state.pid}, [self.kept[name] for name in names])
+            send(self.store, message, [self.kept[name] for name in names])
         except OSError:
             pass  # the launcher was killed; a new one asks for them (see Control's "keep")
 
@@ -183,9 +205,23 @@ class Monitor:
             self.give_to_launcher()  # its copy must go as well, or the container never sees the end
 
     def open_control(self) -> None:
-        """Serve ``ctl.sock``; health checks can be made from here on."""
+        """Serve ``ctl.sock``, and names where it has sockets for them; health checks can be made from here on."""
         assert self.rundir is not None
         self.service = Service(self, self.rundir.file(CONTROL))
+        self.serve_names()
+        self.carriers.resume()
+
+    def serve_names(self, *, make: bool = False) -> None:
+        """Where it has sockets for that.
+
+        :param make: where it needs them and has none, they are made
+        :raises OSError: they cannot be made
+        """
+        if make and self.resolver is None:
+            resolver.open_sockets(self.launch, self.kept)
+            self.give_to_launcher()
+        if self.resolver is None:
+            self.resolver = Resolver.make(self.loop, self.launch, self.kept)
 
     # -- the end
     def _ended(self) -> None:
@@ -327,6 +363,10 @@ class Monitor:
 
     def _stop_serving(self) -> None:
         self._stop_health()
+        self.carriers.close()
+        if self.resolver is not None:
+            self.resolver.close()
+            self.resolver = None
         if self.service:
             self.service.control.close()
 

@@ -17,9 +17,8 @@ from typing import NamedTuple, cast
 from core import cgroups
 from core.errors import Conflict, Unsupported
 from core.kernel import resolve
-from core.runtime import mountopts, namespaces, sources
+from core.runtime import mountopts, namespaces, reaper, sources
 from core.runtime.defaults import Json
-from core.runtime.reaper import INIT_ANNOTATION
 from core.supervise import criu
 
 NULL = -1  # in :attr:`Outside.files`: the null device
@@ -92,7 +91,7 @@ def look(
 
 def _check(pid: int, config: Json) -> None:
     what = "cannot checkpoint the container"
-    if cast(Json, config.get("annotations") or {}).get(INIT_ANNOTATION) == "true":
+    if reaper.wanted(config):
         raise Unsupported(what, "its first process is the engine's own init", "Run it without --init")
     for kind, path in namespaces.listed(config).items():
         if path and kind != "network":

@@ -15,13 +15,15 @@ First message to the **launcher** (``$RUN/launcher.sock``), which begins with :f
     {"op": "launch", …, "launch": {…}}                   → no answer: the new monitor has the connection from here on
     {"op": "adopt", …, "id": …, "run_dir": …}            → {"ok": true}
 
-The launcher reads no further than that. What follows is for the new monitor: first ``{"config": {…}}``, without the
-seccomp rules. It makes the cgroup and gets itself ready while the engine makes files and network. It may be asked for a
+The launcher reads no further than that. What follows is for the new monitor: first ``{"config": {…}, "filter": "…"}``,
+without the seccomp rules but with the program that they make (base64; nothing for none). The monitor makes the cgroup
+and gets itself ready while the engine makes files and network. It may be asked for a
 user namespace and for others that belong to it by ``{"ids": […], "kinds": ["network"]}``, with the descriptor of one
 that is there already; the answer is ``{"kinds": ["user", "network"]}``, with theirs. Then the engine sends ``{"fds":
-["netns", "ns.ipc", "attach", "hold", …]}``, and the answer is ``{"started": {…}}`` or ``{"error": {…}}``; the engine
-then sends ``{"ok": true}``. A connection that ends before that undoes the start: an engine that died or gave up leaves
-nothing half-made.
+["netns", "ns.ipc", "dns-udp", "attach", "hold", …], "ports": […]}`` (ports that a proxy has to serve,
+:data:`core.supervise.proxying.Order`), and the answer is ``{"started": {…}}`` or ``{"error": {…}}``;
+the engine then sends ``{"ok": true}``. A connection that ends before that undoes the start: an engine that died or gave
+up leaves nothing half-made.
 
 First message to a **monitor** (``$RUN/c/ID/ctl.sock``)::
 
@@ -34,6 +36,10 @@ First message to a **monitor** (``$RUN/c/ID/ctl.sock``)::
     {"op": "freeze", "on": bool}           asked for them: elsewhere engines do it themselves
     {"op": "hold", "ending": bool}         → {"input_ended": bool}; until the connection ends no command is run inside,
                                            and if it is ``ending`` no restart made
+    {"op": "ports", "fds": ["hold tcp 0.0.0.0 80", …], "drop": […]} → {"ok": true}; sockets that reserve host ports, to
+                                           be kept from now on, and those that are not needed any more; with "only": […]
+                                           all but these
+    {"op": "resolve"}                      → {"ok": true}; it is on a user-defined network now, and needs a resolver
     {"op": "keep"}                         → {"names": […]} + descriptors: a new launcher asks for what it guards
 
 Lengths are checked on both sides (CVE-2021-43784).
@@ -51,6 +57,9 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from core.errors import Unavailable
 
+# Why a request that a monitor does not know is refused: it runs on as it was when the program was renewed.
+OTHER_VERSION = "this monitor is of another version"
+
 if TYPE_CHECKING:
     from core.model.container import Healthcheck, LogOptions, RestartPolicy
 
@@ -64,6 +73,7 @@ CHUNK = 65536
 _LAUNCH = b', "launch": '
 CHECKPOINT = "checkpoint"  # name of the descriptor of the one to start from (see core.supervise.restoring)
 JOINED = "ns."  # before the type of a namespace that is another's, in the name of its descriptor
+HELD = "hold "  # before protocol, address and port, in the name of a socket that reserves a host port
 SHM = "shm"  # name of the mount namespace whose /dev/shm is shared
 
 Message = dict[str, object]
@@ -80,6 +90,10 @@ class Launch(NamedTuple):
         something of the same shape: the words themselves are dataclasses (see :mod:`core.runtime.task`)
     :param runtime: argv of another OCI runtime's command line; empty: the engine's own
     :param cleanup: argv of the one-shot clean-up for when no engine listens; the container's id is appended
+    :param firewall: the instance's nft table, which is kept while containers run
+    :param uplink: folder of what connects an ordinary user's containers to the outside (core.supervise.uplink); empty
+        where the host's network does
+    :param isolated: a network namespace with nothing but lo is made with the container
     :param attributes: what the ``die``, ``start`` and ``health_status`` events carry (image, name)
     """
 
@@ -103,6 +117,9 @@ class Launch(NamedTuple):
     map_ids: bool = False
     runtime: tuple[str, ...] = ()
     cleanup: tuple[str, ...] = ()
+    firewall: str = ""
+    uplink: str = ""
+    isolated: bool = False
 
     def to_plain(self) -> Message:
         health = self.healthcheck
@@ -267,12 +284,18 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]]:
     :raises Unavailable: it does not speak this protocol
     :raises OSError:
     """
+    payload, fds = receive_payload(sock)
+    return cast(Message, json.loads(payload)), fds
+
+
+def receive_payload(sock: socket.socket) -> tuple[bytes, list[int]]:
+    """:func:`receive`, of a message that is not parsed."""
     incoming = Incoming(sock)
-    message = incoming.advance()
-    if message is None:  # a socket with a timeout that is over
+    payload = incoming.payload()
+    if payload is None:  # a socket with a timeout that is over
         incoming.close()
         raise TimeoutError("the other side does not go on")
-    return message, incoming.fds
+    return payload, incoming.fds
 
 
 def close_all(fds: Sequence[int]) -> None:

@@ -6,10 +6,13 @@ import contextlib
 import errno
 import json
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from core.kernel import process
 from core.supervise.protocol import PROTOCOL
+
+if TYPE_CHECKING:
+    from core.store.paths import Instance
 
 STATE = "state.json"
 EXIT = "exit.json"
@@ -101,6 +104,16 @@ def load_state(run_dir: str | os.PathLike[str]) -> RunState | None:
         state = RunState(**known)  # type: ignore[arg-type]
         return state if state.boot_id == process.boot_id() else None
     return None
+
+
+def read_state(inst: Instance, cid: str) -> RunState | None:
+    """What the monitor of a container has written down; None where there is none (or it is of another boot)."""
+    return load_state(inst.container_run(cid))
+
+
+def read_exit(inst: Instance, cid: str) -> ExitRecord | None:
+    """How the container's last run ended; None where it never did."""
+    return load_exit(inst.container_dir(cid) / "exit.json", inst.container_run(cid))
 
 
 def load_exit(path: str | os.PathLike[str], run_dir: str | os.PathLike[str]) -> ExitRecord | None:

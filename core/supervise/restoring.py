@@ -315,6 +315,9 @@ class Restored:
         """See :func:`core.supervise.child.follow`. :raises WharfError: it failed and is gone"""
         follow(self, cancel, timeout, meanwhile)
 
+    def bury(self) -> None:
+        """Nothing is left."""
+
     def destroy(self) -> int:
         """Kill and reap what is there, close everything. Returns the wait status of the first process, or 0."""
         self.line.close()  # CRIU, if it is at work, gives up at its next step, and undoes what it has done

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from core.errors import Conflict, StartFailed
+from core.errors import Conflict, StartFailed, Unavailable
 from core.runtime.defaults import Json
 from core.supervise.child import Process
 from core.supervise.control import Control
 from core.supervise.health import Health
-from core.supervise.protocol import Launch, Message, send
+from core.supervise.protocol import HELD, Launch, Message, send
 from core.supervise.restart import Restarts
 
 if TYPE_CHECKING:
     from core.supervise.monitor import Monitor
+    from core.supervise.proxy import Order
 
 
 class Service:
@@ -30,9 +32,10 @@ class Service:
             "keep": self._keep,
             "update": self._update,
             "hold": self._hold,
+            "resolve": self._resolve,
             **monitor.runtime.requests,
         }
-        self.control = Control(monitor.loop, path, handlers, self._start_exec)
+        self.control = Control(monitor.loop, path, handlers, self._start_exec, self._ports)
         check = monitor.launch.healthcheck
         self._holders: set[socket.socket] = set()
         self.health: Health | None = None
@@ -84,6 +87,27 @@ class Service:
     def _keep(self, message: Message, sock: socket.socket) -> bool:
         kept = self._monitor.kept
         send(sock, {"names": list(kept), "pid": self._monitor.state.pid}, list(kept.values()))
+        return False
+
+    def _ports(self, message: Message, fds: list[int]) -> None:
+        kept = self._monitor.kept
+        for name, fd in zip(cast("list[str]", message["fds"]), fds, strict=True):
+            if name not in kept:
+                kept[name] = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
+        gone = set(cast("list[str]", message["drop"]))
+        if "only" in message:
+            gone |= {name for name in kept if name.startswith(HELD)} - set(cast("list[str]", message["only"]))
+        for name in gone & kept.keys():
+            os.close(kept.pop(name))
+        self._monitor.carriers.serve(cast("list[Order]", message["serve"]))
+        self._monitor.give_to_launcher()
+
+    def _resolve(self, message: Message, sock: socket.socket) -> bool:
+        try:
+            self._monitor.serve_names(make=True)
+        except OSError as error:
+            raise Unavailable("cannot give the container a resolver", str(error), "See: wharf doctor") from error
+        send(sock, {"ok": True})
         return False
 
     def _update(self, message: Message, sock: socket.socket) -> bool:

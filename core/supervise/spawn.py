@@ -6,15 +6,17 @@ import contextlib
 import errno
 import json
 import os
+import select
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn, cast
 
 from core import cgroups
 from core.errors import Conflict, StartFailed, WharfError, from_dict
 from core.kernel import process, userns
 from core.kernel.clone import Place, fork_into, fork_new
+from core.kernel.hop import hop
 from core.runtime import execute, init, namespaces, notify
 from core.runtime.defaults import FILTER_FILE, Json
 from core.runtime.task import LISTENER, ExecTask, Filter, InitTask
@@ -22,6 +24,7 @@ from core.supervise.child import follow
 from core.supervise.protocol import close_all
 
 _PACKET = 65536
+_PATIENCE = 0.5  # seconds a killed process may take to end
 
 
 class Child:
@@ -30,7 +33,7 @@ class Child:
     ``line`` becomes readable when there is news; :meth:`advance` takes it. ``pid`` (of the command only from then on),
     ``pidfd`` and ``master`` (the terminal, if one was made) belong to the caller once ``running`` is True.
 
-    :param place: where the pid of the command appears, if ``pid`` is only its guide into the container
+    :param place: where further pids appear, the command's last, if ``pid`` is only its guide into the container
         (see :mod:`core.runtime.execute`)
     """
 
@@ -46,6 +49,10 @@ class Child:
         self.host_hooks: Callable[[int], None] | None = None
         self.take_listener: Callable[[int, int], None] | None = None
         self._place = place
+        self.leisurely = False  # call bury() when there is time for it
+        self.leave_to: Callable[[int, int], None] | None = None  # takes pid and pidfd of what is killed and stays
+        self._dead: list[tuple[int, int]] = []  # pid and pidfd
+        self._made = 0  # how many of those in there we have come to
         self._ready = False
 
     def advance(self) -> bool:
@@ -122,43 +129,62 @@ class Child:
     @property
     def first(self) -> int:
         """The pid of the container's first process, also while only its guide is known."""
-        return self.pid if self._place is None else self._place.pid
+        return (self._place.last if self._place is not None else 0) or self.pid
 
-    def _follow(self) -> int | None:
-        """From the guide, which has nothing more to do, to the process that it has made.
+    def _follow(self) -> None:
+        """From the guides, which have nothing more to do, to the process that the last of them has made."""
+        last = self.first
+        while self.pid != last:
+            self._dead.append((self.pid, self.pidfd))
+            self._go_to_next()
+        if self._place is not None:
+            self._place.close()
+            self._place = None
+        if not self.leisurely:
+            self.bury()
 
-        :returns: the guide's wait status where it has made none
-        """
-        if self._place is None:
-            return None
-        status = os.waitpid(self.pid, 0)[1]
-        os.close(self.pidfd)
-        # The guide is gone: what is not there now never comes.
-        made = self._place.pid
-        self._place.close()
-        self._place = None
-        if not made:
-            return status
-        self.pid, self.pidfd = made, os.pidfd_open(made)  # it is ours to reap: the pid cannot be another's yet
-        return None
+    def bury(self) -> None:
+        """End and reap the guides."""
+        for pid, pidfd in self._dead:
+            self._reap(pid, pidfd)
+        self._dead = []
+
+    def _reap(self, pid: int, pidfd: int) -> int:
+        """The wait status. A v1 freezer holds even SIGKILL back, for as long as somebody likes: others wait then."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        if self.leave_to is not None:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            if not poll.poll(_PATIENCE * 1000):
+                self.leave_to(pid, pidfd)
+                return signal.SIGKILL
+        status = os.waitpid(pid, 0)[1]
+        os.close(pidfd)
+        return status
+
+    def _go_to_next(self) -> bool:
+        """To what the process has made, which has been reaped: what is not there now never comes."""
+        made = self._place.pid(self._made) if self._place is not None else 0
+        if made:
+            self._made += 1
+            self.pid, self.pidfd = made, os.pidfd_open(made)  # ours to reap: the pid cannot be another's yet
+        return bool(made)
 
     def destroy(self) -> int:
-        """Kill and reap it, close everything. Returns its wait status."""
+        """Kill and reap it and all that it has made, close everything. Returns the wait status of the last."""
         self.gone = True
-        self._kill()
         self.line.close()
         if self.master is not None:
             os.close(self.master)
-        status = self._follow()
-        if status is None:
-            self._kill()
-            status = os.waitpid(self.pid, 0)[1]
-            os.close(self.pidfd)
+        while True:
+            status = self._reap(self.pid, self.pidfd)
+            if not self._go_to_next():
+                break
+        if self._place is not None:
+            self._place.close()
+            self._place = None
         return status
-
-    def _kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def wait(
         self, cancel: socket.socket | None, timeout: float | None, meanwhile: Callable[[], None] | None = None
@@ -197,12 +223,45 @@ def start_init(task: InitTask, cgroup: str, host_hooks: Callable[[int], None] | 
         cgroups.enter_self(cgroup, born=born is not None)
 
     born = cgroups.born_in(cgroup)
-    # In a user namespace we could send our children into another's pid namespace, and then no more into our own.
     where = _pid_namespace(task)
-    place = Place() if namespaces.guided(task.config) or (where and userns.contained()) else None
+    place = Place() if _guided(task, where) else None
     child = _fork(become, born, place, None if place is not None else where)  # a guide stays in our pid namespace
     child.host_hooks, child.terminal = host_hooks, task.stdio is None
     return child
+
+
+def become_init(task: InitTask, cgroup: str, place: Place, born: int | None) -> NoReturn:
+    """Go on as the first process of a new container, or first as its guide: :func:`start_init` without a fork.
+
+    :param task: its ``place`` and ``enter_cgroup`` are filled in here
+    :param cgroup: :func:`core.cgroups.enter_early` has been called
+    :param place: gets the pids
+    :param born: :func:`core.cgroups.born_in`
+    :raises OSError: :raises StartFailed: of what comes before; later failures are reported
+    """
+    where = _pid_namespace(task)
+    guided = _guided(task, where)
+    if not guided:
+        if where:
+            _join_pid_namespace(where)
+        with _joining(where):
+            hop(place, process.CLONE_NEWPID if where == "" else 0, -1 if born is None else born)
+        place.close()
+    elif born is not None:
+        hop(place, 0, born)
+    if born is not None:
+        os.close(born)
+
+    def enter() -> None:
+        cgroups.enter_self(cgroup, born=born is not None, rest=True)
+
+    init.run(task._replace(place=place if guided else None, enter_cgroup=enter))
+
+
+def _guided(task: InitTask, where: str | int | None) -> bool:
+    """Does the first process need a guide? In a user namespace we could send our children into another's pid namespace,
+    and then no more into our own."""
+    return namespaces.guided(task.config) or bool(where and userns.contained())
 
 
 def start_exec(cgroup: str, task: ExecTask, *, frozen_too: bool = False) -> Child:
@@ -238,17 +297,24 @@ def _in_pid_namespace(where: str | int, fork: Callable[[], int]) -> int:
         # This changes where this process's *children* go, not where it is itself.
         _join_pid_namespace(where)
         try:
-            return fork()
-        except OSError as error:
-            if where == "" or error.errno != errno.ENOMEM:  # pid_namespaces(7): nobody is born after its init
-                raise
-            raise StartFailed(
-                "cannot join the pid namespace", "its first process has ended", "Start the other container first"
-            ) from error
+            with _joining(where):
+                return fork()
         finally:
             process.setns(home, process.CLONE_NEWPID)
     finally:
         os.close(home)
+
+
+@contextlib.contextmanager
+def _joining(where: str | int | None) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if not where or error.errno != errno.ENOMEM:  # pid_namespaces(7): nobody is born after its init
+            raise
+        raise StartFailed(
+            "cannot join the pid namespace", "its first process has ended", "Start the other container first"
+        ) from error
 
 
 def _join_pid_namespace(where: str | int) -> None:

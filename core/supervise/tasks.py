@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, cast
 
 from core import cgroups
+from core.kernel import netns
 from core.kernel.bpf import FILTER_NEW_LISTENER
-from core.runtime import hooks, namespaces
+from core.runtime import hooks, namespaces, reaper
 from core.runtime.defaults import Json
-from core.runtime.task import ExecTask, Filter, InitTask, Rootfs
+from core.runtime.task import ExecTask, Filter
 from core.supervise import listener, spawn
 from core.supervise.child import Process
 from core.supervise.loop import Loop
-from core.supervise.protocol import CHECKPOINT, JOINED, SHM, Launch, Message, close_all, send
+from core.supervise.protocol import CHECKPOINT, Launch, Message, close_all, send
 from core.supervise.rest import adopt_orphans
 from core.supervise.rundir import RunDir
+from core.supervise.starter import SOFT_FILES, Starter, Stdio, init_task
 
-SOFT_FILES = 1024  # Docker's default: programs that use select(2) break above it, and the launcher's own is raised
-
-Stdio = tuple[int, int, int]
 Requests = Mapping[str, Callable[[Message, socket.socket], bool]]
 
 
@@ -35,6 +36,20 @@ def make_namespaces(message: Message, fds: Sequence[int], reply: socket.socket) 
     made = namespaces.make_owned(pieces, pieces, cast("list[str]", message["kinds"]), next(iter(fds), None))
     send(reply, {"kinds": list(made)}, list(made.values()))
     close_all([*made.values(), *fds])
+
+
+def reap_in(loop: Loop) -> Callable[[int, int], None]:
+    """What takes a killed child (pid and pidfd), and reaps it when it ends."""
+
+    def take(pid: int, pidfd: int) -> None:
+        def ended(events: int) -> None:
+            loop.unwatch(pidfd)
+            os.close(pidfd)
+            os.waitpid(pid, 0)
+
+        loop.watch(pidfd, ended)
+
+    return take
 
 
 class Runtime(Protocol):
@@ -75,31 +90,66 @@ class Runtime(Protocol):
         """
 
 
-def runtime(launch: Launch, config: Json, kept: dict[str, int]) -> Runtime:
+def runtime(
+    launch: Launch,
+    config: Json,
+    kept: dict[str, int],
+    starter: Starter | None = None,
+    seccomp: Filter | None = None,
+) -> Runtime:
     """The one that ``launch`` asks for.
 
     :param kept: descriptors by name, as the monitor holds them
+    :param starter: for the first start, with launch and config already told; it belongs to the runtime from here on
+    :param seccomp: the filter; None: it is in the bundle
     """
     if launch.runtime:
+        if starter is not None:
+            starter.dismiss()
         # Here, so that the others need not carry it. Nothing of a container's exists in this process yet.
         from core.supervise.external import External
 
         return External(launch, config, kept)
-    return Native(launch, config, kept)
+    return Native(launch, config, kept, starter, seccomp)
+
+
+def own_network(launch: Launch, config: Json, pid: int) -> int | None:
+    """A descriptor of the network namespace that was made with the container; None where it has another.
+
+    Not of one that the command itself went into meanwhile, of the host or of a user namespace of its own.
+    """
+    if launch.runtime or namespaces.listed(config).get("network") != "":
+        return None
+    with contextlib.suppress(OSError):  # it has ended already, or may not be looked at
+        found = netns.of_process(pid)
+        if not netns.is_here(found) and netns.belongs_here(found):
+            return found
+        os.close(found)
+    return None
 
 
 class Native:
     """Our own: a child of this process makes itself the container (:mod:`core.runtime.init`)."""
 
-    def __init__(self, launch: Launch, config: Json, kept: dict[str, int]) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        config: Json,
+        kept: dict[str, int],
+        starter: Starter | None,
+        seccomp: Filter | None,
+    ) -> None:
         self._launch = launch
+        self._starter = starter
         self._config = config
-        self._filter: Filter | None = None
+        self._filter = seccomp
         self._kept = kept
+        self._leave_to: Callable[[int, int], None] | None = None
         self.requests: Requests = {}
 
     def attend(self, loop: Loop) -> None:
         adopt_orphans(self._config)
+        self._leave_to = reap_in(loop)
 
     def prepare(self) -> None:
         linux = cast(Json, self._config.get("linux") or {})
@@ -107,19 +157,6 @@ class Native:
 
     def start(self, stdio: Stdio | None) -> Process:
         launch, config, seccomp = self._launch, self._config, self._seccomp()
-        task = InitTask(
-            config=config,
-            rootfs=Rootfs(list(launch.lower), launch.upper, launch.work, map_ids=launch.map_ids),
-            mount_point=launch.run_dir,
-            stdio=stdio,
-            joined=joined(self._kept),
-            cgroup_views=spawn.cgroup_views(launch.cgroup, config),
-            seccomp=seccomp,
-            cid=launch.id,
-            bundle=launch.bundle,
-            soft_files=SOFT_FILES,
-            shm=self._kept.get(SHM, -1),
-        )
 
         def host_hooks(pid: int) -> None:
             state = hooks.state(config, cid=launch.id, status="creating", pid=pid, bundle=launch.bundle)
@@ -130,20 +167,41 @@ class Native:
             # Here, so that the others need not carry it. Nothing of a container's exists in this process yet.
             from core.supervise import restoring
 
+            self._dismiss()
+            task = init_task(launch, config, self._kept, stdio, seccomp)
             return restoring.start_kept(task, launch.cgroup, self._kept, host_hooks)
-        child = spawn.start_init(task, launch.cgroup, host_hooks)
+        child = self._start(stdio, seccomp, host_hooks)
+        child.leave_to = self._leave_to
         self._find_agent(child, seccomp, None)
         return child
+
+    def _start(self, stdio: Stdio | None, seccomp: Filter, host_hooks: Callable[[int], None]) -> spawn.Child:
+        if reaper.wanted(self._config):
+            self._dismiss()  # its memory would stay, as that of the container's pid 1
+        starter, self._starter = self._starter, None
+        if starter is not None:
+            try:
+                return starter.start(self._kept, stdio, host_hooks)
+            except OSError:  # it has been killed
+                starter.dismiss()
+        task = init_task(self._launch, self._config, self._kept, stdio, seccomp)
+        return spawn.start_init(task, self._launch.cgroup, host_hooks)
+
+    def _dismiss(self) -> None:
+        if self._starter is not None:
+            self._starter.dismiss()
+            self._starter = None
 
     def execute(self, first: tuple[int, int], own: Json, stdio: Stdio | None) -> Process:
         linux, seccomp = cast(Json, self._config.get("linux") or {}), self._seccomp()
         task = ExecTask(own, *first, stdio, seccomp, linux, SOFT_FILES)
         child = spawn.start_exec(self._launch.cgroup, task)
+        child.leave_to = self._leave_to
         self._find_agent(child, seccomp, first[0])
         return child
 
     def _seccomp(self) -> Filter:
-        """Read when it is needed first: at a start, when the engine has written it."""
+        """Of a monitor that takes over: read when it is needed first."""
         if self._filter is None:
             self._filter = spawn.read_filter(self._launch.bundle, self._config)
         return self._filter
@@ -161,17 +219,10 @@ class Native:
             child.take_listener = take
 
     def clear(self, *, kill: bool = False) -> None:
+        self._dismiss()
         if kill:
             cgroups.kill(self._launch.cgroup)
         cgroups.remove(self._launch.cgroup)
-
-
-def joined(kept: Mapping[str, int]) -> dict[str, int]:
-    """The namespaces that the container joins: type → descriptor."""
-    found = {name.removeprefix(JOINED): fd for name, fd in kept.items() if name.startswith(JOINED)}
-    if "netns" in kept:
-        found["network"] = kept["netns"]
-    return found
 
 
 def begin(made_by: Runtime, launch: Launch, rundir: RunDir, kept: dict[str, int]) -> tuple[Process, dict[int, int]]:
