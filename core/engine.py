@@ -10,25 +10,30 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from core.model import (
-    Change,
-    Check,
-    Checkpoint,
-    CheckpointOptions,
-    Container,
-    ContainerSpec,
-    Event,
-    ExecSpec,
-    HostInfo,
-    HostSample,
-    Image,
-    LogLine,
-    Network,
-    PullProgress,
-    Sample,
-)
+from core.engine_images import ImageEngine
+from core.engine_images import ImageLayers as ImageLayers
+from core.engine_networks import NetworkEngine
+from core.engine_registries import RegistryEngine
+from core.engine_storage import StorageEngine
+
+if TYPE_CHECKING:
+    from core.errors import WharfError
+    from core.model import (
+        Change,
+        Check,
+        Checkpoint,
+        CheckpointOptions,
+        Container,
+        ContainerSpec,
+        Event,
+        ExecSpec,
+        HostInfo,
+        HostSample,
+        LogLine,
+        Sample,
+    )
 
 
 class Session(Protocol):
@@ -98,7 +103,7 @@ class LogFile(Protocol):
     def close(self) -> None: ...
 
 
-class Engine(Protocol):
+class Engine(ImageEngine, NetworkEngine, RegistryEngine, StorageEngine, Protocol):
     """Everything a face may ask for."""
 
     # -- containers ---------------------------------------------------------------------------------------------
@@ -206,26 +211,6 @@ class Engine(Protocol):
 
     async def host_sample(self) -> HostSample: ...
 
-    # -- images -------------------------------------------------------------------------------------------------
-    async def images(self) -> list[Image]: ...
-
-    async def image(self, ref: str) -> Image: ...
-
-    def pull(self, reference: str, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
-        """Progress per layer; closing the iterator cancels and keeps verified parts only."""
-        ...
-
-    def load(self, source: Path) -> AsyncIterator[PullProgress]:
-        """Load a ``docker save`` or OCI archive (plain or compressed tar) or an OCI layout folder."""
-        ...
-
-    async def remove_image(self, ref: str, *, force: bool = False) -> list[str]:
-        """Untag, and delete with the last tag. Returns what was done: ``Untagged: …``, ``Deleted: …``."""
-        ...
-
-    # -- networks -----------------------------------------------------------------------------------------------
-    async def networks(self) -> list[Network]: ...
-
     # -- the rest -----------------------------------------------------------------------------------------------
     def events(self, *, since: float | None = None, until: float | None = None) -> AsyncIterator[Event]:
         """Past events from ``since`` on, then live ones of every process, until ``until`` (None: for ever)."""
@@ -275,3 +260,10 @@ async def open_engine(root: Path | None = None, run: Path | None = None) -> Engi
     from core.local import LocalEngine
 
     return await LocalEngine.open(root, run)
+
+
+async def examine_host(error: WharfError, root: Path | None = None, run: Path | None = None) -> list[Check]:
+    """:meth:`Engine.doctor` where :func:`open_engine` fails with ``error``, which is the first finding."""
+    from core.local import examine
+
+    return await examine(error, root, run)

@@ -4,13 +4,16 @@
 
     WharfError                  exit  meaning
     ├── NotFound                  1   no such container, image, network, …
+    │   └── NoPlatform            1   there is an image, but none for the platform
     ├── Conflict                  1   name taken, object in use, wrong state
     │   ├── NameTaken           125
     │   ├── InUse                 1
     │   └── PortTaken           125   a host port that somebody holds
     ├── InvalidArgument         125   the caller's input is wrong
     ├── Unauthorized              1   a registry refused us
+    │   └── Locked                1   the credentials are encrypted, and nobody has said the passphrase
     ├── Unavailable               1   a registry, the network or the launcher cannot be reached
+    │   └── RateLimited           1   a registry wants us to wait; ``why`` says how long
     ├── Corrupt                   1   a digest, a size or an archive that does not match
     ├── NoPrivilege             125   the process may not do that
     ├── Unsupported             125   the kernel or the host lacks a feature
@@ -77,6 +80,10 @@ class NotFound(WharfError):
     """The named object does not exist."""
 
 
+class NoPlatform(NotFound):
+    """The image is there, but not for the platform that was asked for."""
+
+
 class Conflict(WharfError):
     """The object's state, or another object, is in the way."""
 
@@ -107,8 +114,16 @@ class Unauthorized(WharfError):
     """A registry asks for credentials or refuses ours."""
 
 
+class Locked(Unauthorized):
+    """The stored credentials are encrypted and no passphrase is known (see :meth:`Engine.unlock_credentials`)."""
+
+
 class Unavailable(WharfError):
     """Something that should answer does not: a registry, a host, the launcher."""
+
+
+class RateLimited(Unavailable):
+    """A registry answers no more for a while; ``why`` has its limit and the time to wait."""
 
 
 class Corrupt(WharfError):

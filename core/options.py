@@ -1,4 +1,4 @@
-"""The small languages that people write in options and forms: ports, volumes, mounts, environment variables."""
+"""The small languages that people write in options and forms: ports, links, volumes, mounts, environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _PORT = re.compile(r"(?:(?P<ip>\[[^\]]*\]|[^:\[\]]*):(?=.*:))?(?:(?P<host>[^:]*)
 
 
 def parse_ports(text: str) -> list[PortMapping]:
-    """``80``, ``8080:80/udp``, ``127.0.0.1:8080:80``, ``[::1]::80``, ``8000-8009:80-89``.
+    """``80``, ``8080:80/udp``, ``127.0.0.1:8080:80``, ``[::1]::80``, ``8000-8009:80-89``; ``8000-8009:80`` is the first
+    free one of the range.
 
     :raises InvalidArgument: not one of these
     """
@@ -30,10 +31,12 @@ def parse_ports(text: str) -> list[PortMapping]:
     except ValueError:
         raise _bad_port(text, f"{ip!r} is not an IP address") from None
     protocol = (match["proto"] or "tcp").lower()
-    if protocol not in ("tcp", "udp"):
-        raise _bad_port(text, f"{protocol!r} cannot be published: only tcp and udp can")
+    if protocol not in ("tcp", "udp", "sctp"):
+        raise _bad_port(text, f"{protocol!r} cannot be published: only tcp, udp and sctp can")
     box = _range(text, match["box"])
     host = _range(text, match["host"]) if match["host"] else [0] * len(box)
+    if len(box) == 1 and len(host) > 1:
+        return [PortMapping(box[0], host[0], protocol, ip, host[-1])]
     if len(host) != len(box):
         raise _bad_port(text, "the two ranges differ in length")
     return [PortMapping(inner, outer, protocol, ip) for inner, outer in zip(box, host, strict=True)]
@@ -53,8 +56,21 @@ def _bad_port(text: str, why: str) -> InvalidArgument:
     return InvalidArgument(f"invalid port {text!r}", why, "Write it like 8080:80 or 127.0.0.1:53:53/udp")
 
 
+def parse_link(text: str) -> tuple[str, str]:
+    """(container, alias) of ``NAME`` or ``NAME:ALIAS``; "" where no alias is given. A slash before the name, as
+    Docker's clients send it, is no part of it.
+
+    :raises InvalidArgument: neither
+    """
+    name, colon, alias = text.removeprefix("/").partition(":")
+    if not name or (colon and not alias) or ":" in alias:
+        raise InvalidArgument(f"invalid link {text!r}", "it is not NAME or NAME:ALIAS", "Write it like db:database")
+    return name, alias
+
+
 def parse_volume(text: str) -> Mount:
-    """``/host:/inside[:ro]``, ``name:/inside``, or ``/inside`` for a volume without a name of yours.
+    """``/host:/inside[:ro]``, ``name:/inside``, or ``/inside`` for a volume without a name of yours. A host folder that
+    is not there will be made, as docker does it for this word and not for ``--mount``.
 
     :raises InvalidArgument: not one of these
     """
@@ -68,7 +84,13 @@ def parse_volume(text: str) -> Mount:
     read_only = "ro" in options
     rest = tuple(word for word in options if word not in ("ro", "rw"))
     if source.startswith(("/", ".", "~")):
-        return _checked(text, Mount("bind", _host_path(source), target, read_only, rest))
+        return _checked(text, Mount("bind", _host_path(source), target, read_only, rest, make=True))
+    if "/" in source:
+        raise InvalidArgument(
+            f"invalid volume {text!r}",
+            f"{source!r} is taken for the name of a volume, which has no slash",
+            f"Write a folder of this machine as ./{source}, or from / on",
+        )
     return _checked(text, Mount("volume", check_name(source), target, read_only, rest))
 
 

@@ -8,6 +8,7 @@ import time
 from core.errors import InvalidArgument
 
 _SIZE = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*([kmgtp]?)(?:i?b)?\s*$", re.IGNORECASE)
+_RATE = re.compile(r"([0-9]*\.?[0-9]+)([kmgt]?)(?:bit)?")
 _DURATION = re.compile(r"([0-9]*\.?[0-9]+)(ms|us|µs|ns|h|m|s|d)")
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 
@@ -23,6 +24,26 @@ def parse_size(text: str) -> int:
     count = float(match[1]) * 1024 ** " kmgtp".index(match[2].lower() or " ")
     if count >= 1 << 63:
         raise InvalidArgument(f"invalid size {text[:100]!r}", "it is beyond what a kernel counts", "Write it like 64m")
+    return int(count)
+
+
+def size_word(count: int) -> str:
+    """Bytes as one would write them in an option: ``5m``; what is no whole number of units, ``1000 bytes``."""
+    for power, unit in ((3, "g"), (2, "m"), (1, "k")):
+        if count and count % 1024**power == 0:
+            return f"{count // 1024**power}{unit}"
+    return f"{count} bytes"
+
+
+def parse_rate(text: str) -> int:
+    """Bits per second from ``10mbit``, ``1.5gbit`` or a plain number; units are powers of 1000, as in tc(8).
+
+    :raises InvalidArgument: not a rate
+    """
+    match = _RATE.fullmatch(text.lower())
+    count = float(match[1]) * 1000 ** " kmgt".index(match[2] or " ") if match else 0.0
+    if not 0 < count < 1 << 63:
+        raise InvalidArgument(f"invalid rate {text!r}", "it is not a number with a unit", "Write it like 10mbit")
     return int(count)
 
 
@@ -81,3 +102,35 @@ def rfc3339(when: float) -> str:
         return "0001-01-01T00:00:00Z"
     seconds = int(when)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int((when - seconds) * 1e9):09d}Z"
+
+
+def parse_when(text: str, now: float | None = None) -> float:
+    """Seconds since the epoch from a time stamp (RFC 3339, or a part of it), such seconds, or an age like ``10m``.
+
+    :raises InvalidArgument: none of these
+    """
+    from datetime import datetime
+
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(_six_digits(text)).timestamp()
+    except ValueError:
+        pass
+    try:
+        return (time.time() if now is None else now) - parse_duration(text)
+    except InvalidArgument:
+        raise InvalidArgument(
+            f"invalid time {text!r}",
+            "it is neither a time stamp nor an age",
+            "Write it like 2024-05-01T12:00:00, 1714564800 or 10m",
+        ) from None
+
+
+def _six_digits(text: str) -> str:
+    """A time stamp with its nanoseconds cut to the microseconds that Python reads."""
+    head, dot, rest = text.partition(".")
+    digits = len(rest) - len(rest.lstrip("0123456789"))
+    return f"{head}.{rest[:digits][:6].ljust(6, '0')}{rest[digits:]}" if dot else text

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.errors import InvalidArgument, WharfError
+from core.errors import InvalidArgument, Locked, StartFailed, WharfError
 
 if TYPE_CHECKING:
     from core.cli.command import Arguments, Command
@@ -28,6 +28,7 @@ class _Globals:
         self.root: Path | None = None
         self.run: Path | None = None
         self.debug = False
+        self.verb = ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,8 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for left in error.cleanup:
             complain(f"left behind: {left}")
         if settings.debug:
-            raise
-        return error.exit_code
+            import traceback
+
+            traceback.print_exc()
+        return exit_code(error, settings.verb)
     except BrokenPipeError:
         silence()
         return PIPE_GONE
@@ -67,9 +70,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BUG
 
 
+class Misuse(InvalidArgument):
+    """Words that are no command line of ours; ``exit_code`` is 1 where a word is missing or too much."""
+
+
+def exit_code(error: WharfError, verb: str) -> int:
+    """What an error costs, as the docker command (28) has it: 125 for an option that it cannot read, else 1.
+
+    Where 1 may be the container's own code: 127 a command that is not there, 126 one that cannot be run, and
+    for ``run`` 125 everything else. ``exec`` has no code for the engine's failures, ``start`` none for the command's.
+    """
+    if isinstance(error, Misuse):
+        return error.exit_code
+    if verb == "run":
+        return error.exit_code if isinstance(error, StartFailed) else BUG
+    if verb == "exec" and isinstance(error, StartFailed):
+        return max(error.exit_code, 126)
+    return 1
+
+
 def _dispatch(words: list[str], settings: _Globals) -> int:
     from core.cli.output import put
-    from core.cli.verbs import LONG_FORMS, VERBS, find_verb, overview
+    from core.cli.verbs import LONG_FORMS, VERBS, find_verb, group_overview, overview
 
     words = _read_globals(words, settings)
     if words and words[0] == "help":
@@ -83,18 +105,20 @@ def _dispatch(words: list[str], settings: _Globals) -> int:
         put(f"wharf version {__version__}")
         return 0
     if words[0] in LONG_FORMS and (len(words) == 1 or words[1] in ("--help", "-h")):
-        put("\n".join(f"wharf {words[0]} {name}" for name in LONG_FORMS[words[0]]))
+        put(group_overview(words[0]))
         return 0
     found = find_verb(words)
     if found is None:
-        words = words[:2] if words[0] in LONG_FORMS else words[:1]
-        raise InvalidArgument(f"{' '.join(words)!r} is not a wharf command", "", "See `wharf --help`")
+        from core.cli.absent import no_verb
+
+        raise no_verb(words)
     from importlib import import_module
 
     from core.cli.command import Parser
 
     name, rest = found
     verb = VERBS[name]
+    settings.verb = name
     command: Command = import_module(f"core.cli.{verb.module}").COMMANDS[name]
     arguments = Parser(name, command, verb.summary, stop_early=verb.stop_early).read(rest)
     import asyncio
@@ -105,9 +129,21 @@ def _dispatch(words: list[str], settings: _Globals) -> int:
 async def _with_engine(command: Command, arguments: Arguments, settings: _Globals) -> int:
     from core.engine import open_engine
 
-    engine = await open_engine(settings.root, settings.run)
     try:
-        return await command.run(engine, arguments)
+        engine = await open_engine(settings.root, settings.run)
+    except WharfError as error:
+        if command.without is None:
+            raise
+        return await command.without(error, settings.root, settings.run, arguments)
+    try:
+        try:
+            return await command.run(engine, arguments)
+        except Locked as error:
+            # What needs credentials comes before what changes anything: the verb may begin again.
+            from core.cli.unlock import unlock
+
+            await unlock(engine, error)
+            return await command.run(engine, arguments)
     finally:
         await engine.close()
 
@@ -116,8 +152,14 @@ def _read_globals(words: list[str], settings: _Globals) -> list[str]:
     """Take the options before the verb; returns the rest."""
     while words:
         name, equals, value = words[0].partition("=")
-        if name == "--debug":
+        if name in ("-D", "--debug"):
             settings.debug = True
+        elif name in ("--host", "--context", "-c") or name.startswith("-H"):
+            raise InvalidArgument(
+                f"there is no server for {words[0]} to name",
+                "the engine works in this process, on this host",
+                "Drop it",
+            )
         elif name in ("--root", "--run"):
             if not equals:
                 if len(words) < 2:

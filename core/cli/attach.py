@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from core.cli.command import Arguments, Command, Parser, flag
 from core.cli.output import complain
 from core.cli.terminal import DETACH, Bridge, check_input, flush_stdio, parse_keys
-from core.engine import Engine, Session
 from core.errors import Unavailable
-from core.model import Container
+
+if TYPE_CHECKING:
+    from core.engine import Engine, Session
+    from core.model import Container
 
 UNKNOWN = 125  # the exit code where nobody can know the container's
 

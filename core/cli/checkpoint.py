@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.cli.command import Arguments, Command, Parser, flag, form_option
 from core.cli.output import put, show_rows
 from core.cli.views import ago, local_time
-from core.engine import Engine
 from core.errors import InvalidArgument
 from core.model import Checkpoint, CheckpointOptions
 from core.units import human_size
+
+if TYPE_CHECKING:
+    from core.engine import Engine
 
 _COLUMNS = (("CHECKPOINT NAME", "Name"), ("CREATED", "CreatedSince"), ("SIZE", "Size"))
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from core.cli.command import Arguments, Command, Parser
 from core.cli.output import put
-from core.engine import Engine
+
+if TYPE_CHECKING:
+    from core.engine import Engine
 
 
 def _options(parser: Parser) -> None:

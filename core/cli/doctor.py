@@ -5,12 +5,17 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.cli.command import Arguments, Command, Parser
 from core.cli.output import put, visible
 from core.cli.template import to_json
-from core.engine import Engine
-from core.model import Check
+from core.engine import Engine, examine_host
+
+if TYPE_CHECKING:
+    from core.errors import WharfError
+    from core.model import Check
 
 _COLORS = {"ok": "32", "warn": "33", "fail": "31"}
 
@@ -21,7 +26,15 @@ def _options(parser: Parser) -> None:
 
 async def run(engine: Engine, args: Arguments) -> int:
     """1 where a check fails: containers cannot run."""
-    checks = await engine.doctor()
+    return _show(await engine.doctor(), args)
+
+
+async def _without_engine(error: WharfError, root: Path | None, run: Path | None, args: Arguments) -> int:
+    """When it is needed most."""
+    return _show(await examine_host(error, root, run), args)
+
+
+def _show(checks: list[Check], args: Arguments) -> int:
     if args.format == "json":
         put(to_json([vars(check) for check in checks], indent=2))
     else:
@@ -64,5 +77,6 @@ COMMANDS = {
         run,
         about="ok: all is there; warn: something is lost; fail: containers cannot run (exit code 1).",
         examples=("wharf doctor", "wharf doctor --format json"),
+        without=_without_engine,
     )
 }

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from core.cli.command import Arguments, Command, Parser, closing, many, parse_filters, parse_when
+from typing import TYPE_CHECKING
+
+from core.cli.command import Arguments, Command, Parser, closing, many, parse_filters, reading
 from core.cli.output import put, unescape, visible
-from core.cli.ps import has_label
 from core.cli.template import Template, to_json
-from core.engine import Engine
-from core.model import Event
-from core.units import rfc3339
+from core.names import has_label
+from core.units import parse_when, rfc3339
+
+if TYPE_CHECKING:
+    from core.engine import Engine
+    from core.model import Event
 
 _FILTERS = ("type", "event", "container", "image", "network", "label")
 
@@ -24,8 +28,9 @@ async def run(engine: Engine, args: Arguments) -> int:
     """One line per event, at once."""
     filters = parse_filters(args.filter, _FILTERS)
     template = Template(unescape(args.format)) if args.format and args.format != "json" else None
-    since = parse_when(args.since) if args.since else None
-    until = parse_when(args.until) if args.until else None
+    with reading():
+        since = parse_when(args.since) if args.since else None
+        until = parse_when(args.until) if args.until else None
     events = engine.events(since=since, until=until)
     async with closing(events):
         async for event in events:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from core.cli.command import Arguments, Command, Parser, flag, many
-from core.cli.spec_options import environment
+from core.cli.environment import environment
 from core.cli.terminal import DETACH, Bridge, check_input, flush_stdio, parse_keys
-from core.engine import Engine
 from core.model import ExecSpec
+
+if TYPE_CHECKING:
+    from core.engine import Engine
 
 
 def _options(parser: Parser) -> None:

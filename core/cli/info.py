@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import platform
+from typing import TYPE_CHECKING
 
 from core import __version__
 from core.cli.command import Arguments, Command, Parser
 from core.cli.output import put, unescape, visible
 from core.cli.template import Template, to_json
-from core.engine import Engine
-from core.model import HostInfo
 from core.units import human_size
+
+if TYPE_CHECKING:
+    from core.engine import Engine
+    from core.model import HostInfo
 
 
 def _options(parser: Parser) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from core.cli.command import Arguments, Command, Parser
+from typing import TYPE_CHECKING
+
+from core.cli.command import Arguments, Command, Parser, flag
 from core.cli.output import complain, put, unescape
 from core.cli.template import Template, to_json
-from core.engine import Engine
 from core.errors import InvalidArgument, NotFound, WharfError
+
+if TYPE_CHECKING:
+    from core.engine import Engine
 
 
 def _options(parser: Parser) -> None:
     parser.add_argument("-f", "--format", metavar="FORMAT", help="json, or a Go template: '{{.State.Status}}'")
     parser.add_argument("--type", choices=("container", "image", "network"), help="look for this only")
+    flag(parser, "-s", "--size", help="of containers: SizeRw (what it has written) and SizeRootFs (with its image)")
     parser.add_argument("names", nargs="+", metavar="NAME", help="names or ids of containers, images, networks")
 
 
@@ -23,19 +28,26 @@ async def run(engine: Engine, args: Arguments) -> int:
     code = 0
     for name in args.names:
         try:
-            view = await engine.inspect(await _id_of(engine, name, args.type))
-            if template is None:
-                found.append(view)
-            else:
-                put(template.render(view))
+            found.append(await engine.inspect(await _id_of(engine, name, args.type)))
         except InvalidArgument:
             raise
         except WharfError as error:
             complain(str(error))
-            code = error.exit_code
+            code = 1
+    if args.size:
+        await _add_sizes(engine, [view for view in found if "State" in view])
     if template is None:
         put(to_json(found) if form else to_json(found, indent=4))
+    else:
+        for view in found:
+            put(template.render(view))
     return code
+
+
+async def _add_sizes(engine: Engine, boxes: list[dict[str, object]]) -> None:
+    sizes = await engine.container_sizes([str(view["Id"]) for view in boxes])
+    for view in boxes:  # what was removed meanwhile has nothing on the disk
+        view["SizeRw"], view["SizeRootFs"] = sizes.get(str(view["Id"]), (0, 0))
 
 
 async def _id_of(engine: Engine, name: str, kind: str | None) -> str:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from core.cli.command import Arguments, Command, Parser
 from core.cli.output import complain, put
-from core.engine import Engine
 from core.errors import WharfError
 
+if TYPE_CHECKING:
+    from core.engine import Engine
+
 _AT_ONCE = 16  # containers worked on at the same time
+
+
+SILENT = object()  # what came of work whose object there is not: its name is not printed
 
 
 async def each(refs: Sequence[str], work: Callable[[str], Awaitable[object]], *, answer: bool = False) -> int:
@@ -20,7 +26,8 @@ async def each(refs: Sequence[str], work: Callable[[str], Awaitable[object]], *,
     """
     if len(refs) == 1:
         result = await work(refs[0])
-        put(str(result) if answer else refs[0])
+        if result is not SILENT:
+            put(str(result) if answer else refs[0])
         return 0
     gate = asyncio.Semaphore(_AT_ONCE)
 
@@ -34,10 +41,11 @@ async def each(refs: Sequence[str], work: Callable[[str], Awaitable[object]], *,
         for ref, task in zip(refs, tasks, strict=True):
             try:
                 result = await task
-                put(str(result) if answer else ref, flush=True)
+                if result is not SILENT:
+                    put(str(result) if answer else ref, flush=True)
             except WharfError as error:
                 complain(str(error))
-                code = error.exit_code
+                code = 1
     finally:
         for task in tasks:
             task.cancel()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.cli.command import Arguments, Command, Parser, flag
 from core.cli.output import put
 from core.cli.progress import Progress, run_progress
-from core.engine import Engine
-from core.errors import InvalidArgument
+from core.cli.views import familiar
+from core.errors import InvalidArgument, NotFound
+
+if TYPE_CHECKING:
+    from core.engine import Engine
 
 
 def _options(parser: Parser) -> None:
@@ -20,20 +22,19 @@ def _options(parser: Parser) -> None:
 
 
 async def run(engine: Engine, args: Arguments) -> int:
-    """From a file, or from standard input by way of a temporary file: archives are not read in order."""
-    shown = Progress(sys.stderr, quiet=args.quiet)
+    """A line for each name that the archive gives, or the image's id where it gives none."""
+    source: Path | int
     if args.input:
-        found = await run_progress(engine.load(Path(args.input)), shown)
+        source = Path(args.input)
+        if not source.exists():  # before anything is told of reading it
+            raise NotFound(f"no such file: {source}", "there is nothing to load", "Check the path")
+    elif sys.stdin is None or sys.stdin.isatty():
+        raise InvalidArgument("nothing to load", "standard input is a terminal", "Name an archive with -i")
     else:
-        if sys.stdin is None or sys.stdin.isatty():
-            raise InvalidArgument("nothing to load", "standard input is a terminal", "Name an archive with -i")
-        with tempfile.NamedTemporaryFile(prefix="wharf-load-") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file, 1024 * 1024)
-            file.flush()
-            found = await run_progress(engine.load(Path(file.name)), shown)
-    for image in {image.id: image for _, image in found}.values():
-        for tag in image.tags or (image.id,):
-            put(f"Loaded image{' ID' if tag == image.id else ''}: {tag}")
+        source = sys.stdin.fileno()
+    found = await run_progress(engine.load(source), Progress(sys.stderr, quiet=args.quiet))
+    for name, image in found:
+        put(f"Loaded image{' ID' if name == image.id else ''}: {familiar(name)}")
     return 0
 
 

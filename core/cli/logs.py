@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from core.cli.command import Arguments, Command, Parser, closing, flag, parse_when
-from core.engine import Engine
+from core.cli.command import Arguments, Command, Parser, closing, flag, reading
 from core.errors import InvalidArgument
-from core.model import LogLine
+from core.units import parse_when
+
+if TYPE_CHECKING:
+    from core.engine import Engine
+    from core.model import LogLine
 
 _FLUSH = 0.02  # seconds that lines of a busy log are gathered before they are shown
 
@@ -20,14 +23,16 @@ def _options(parser: Parser) -> None:
     parser.add_argument("--since", metavar="TIME", help="from this time on: a time stamp, or an age like 10m")
     parser.add_argument("--until", metavar="TIME", help="up to this time")
     flag(parser, "-t", "--timestamps", help="with the time of each line")
+    flag(parser, "--details", help="accepted for docker's sake: our lines have no attributes")
     parser.add_argument("container", metavar="CONTAINER")
 
 
 async def run(engine: Engine, args: Arguments) -> int:
     """Standard output to ours, standard error to ours, byte by byte as the container wrote it."""
-    tail = _count(args.tail)
-    since = parse_when(args.since) if args.since else None
-    until = parse_when(args.until) if args.until else None
+    with reading():
+        tail = _count(args.tail)
+        since = parse_when(args.since) if args.since else None
+        until = parse_when(args.until) if args.until else None
     writer = _Writer(args.timestamps, live=args.follow)
     lines = engine.logs(args.container, tail=tail, since=since, until=until, follow=args.follow)
     try:

@@ -30,6 +30,15 @@ def complain(text: str) -> None:
         print("wharf:", " ".join(text.split()), file=sys.stderr, flush=True)
 
 
+def agreed(what: str) -> bool:
+    """Ask on a terminal whether ``what`` may be removed; elsewhere nobody could answer."""
+    print(f"WARNING! This will remove {what}.")
+    if sys.stdin is None or not sys.stdin.isatty():
+        complain("nothing is removed: there is no terminal to ask on (say --force)")
+        return False
+    return input("Are you sure you want to continue? [y/N] ").strip().lower() in ("y", "yes")
+
+
 def silence() -> None:
     """The reader of our output has gone: whatever is still buffered goes nowhere, without a word."""
     null = os.open(os.devnull, os.O_WRONLY)
@@ -60,6 +69,11 @@ def table(lines: Iterable[Sequence[str]]) -> list[str]:
     count = max((len(row) for row in rows), default=0)
     widths = [max([_NARROWEST - _GAP, *(len(row[i]) for row in rows if i < len(row))]) + _GAP for i in range(count)]
     return ["".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]
+
+
+def over(lines: Iterable[str]) -> str:
+    """The lines drawn from the top of the terminal, each to its end, over what stood there."""
+    return "\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J"
 
 
 def show_rows(rows: Sequence[Row], columns: Columns, form: str | None, *, headers: Columns = ()) -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from core.cli.command import Arguments, Command, Parser, flag, form_option, many, parse_filters
+from core.cli.command import BOOLEAN, Arguments, Command, Parser, flag, form_option, many, parse_filters
 from core.cli.output import put, show_rows
-from core.cli.views import container_row, familiar
-from core.engine import Engine
-from core.model import Container
+from core.cli.views import container_row
+from core.errors import InvalidArgument
+from core.model import State
+from core.model.network import is_on
+from core.names import familiar, has_label
+
+if TYPE_CHECKING:
+    from core.engine import Engine
+    from core.model import Container
 
 COLUMNS = (
     ("CONTAINER ID", "ID"),
@@ -20,7 +27,26 @@ COLUMNS = (
     ("NAMES", "Names"),
 )
 _HEADERS = (("CREATED AT", "CreatedAt"), ("STATE", "State"), ("LOCAL VOLUMES", "LocalVolumes"))
-_FILTERS = ("name", "status", "label", "id", "ancestor", "health", "exited", "network", "volume", "before", "since")
+_FILTERS = (
+    "name",
+    "status",
+    "label",
+    "id",
+    "ancestor",
+    "health",
+    "exited",
+    "network",
+    "volume",
+    "before",
+    "since",
+    "is-task",
+)
+
+_FIXED = {
+    "status": tuple(state.value for state in State),
+    "health": ("none", "starting", "healthy", "unhealthy"),
+    "is-task": BOOLEAN,
+}
 
 
 def _options(parser: Parser) -> None:
@@ -29,13 +55,15 @@ def _options(parser: Parser) -> None:
     flag(parser, "-l", "--latest", help="the one made last, in whatever state")
     parser.add_argument("-n", "--last", type=int, default=-1, metavar="N", help="the N made last, in whatever state")
     flag(parser, "--no-trunc", help="whole ids and commands")
+    flag(parser, "-s", "--size", help="with what each has written to the disk, and that with its image")
     many(parser, "-f", "--filter", metavar="KEY=VALUE", help=", ".join(_FILTERS))
     form_option(parser)
 
 
 async def run(engine: Engine, args: Arguments) -> int:
     """Print a snapshot; takes no locks."""
-    filters = parse_filters(args.filter, _FILTERS)
+    filters = parse_filters(args.filter, _FILTERS, _FIXED)
+    _check_exited(filters)
     boxes = await engine.containers(all=True)
     last = 1 if args.latest else args.last
     # Docker's rule: asking for a state, an exit code or the newest ones means those that do not run as well.
@@ -48,9 +76,18 @@ async def run(engine: Engine, args: Arguments) -> int:
         for box in chosen:
             put(box.id if args.no_trunc else box.short_id)
         return 0
-    rows = [container_row(box, truncate=not args.no_trunc) for box in chosen]
-    show_rows(rows, COLUMNS, args.format, headers=_HEADERS)
+    sized = args.size or ".Size" in (args.format or "")
+    sizes = await engine.container_sizes([box.id for box in chosen]) if sized else {}
+    rows = [container_row(box, truncate=not args.no_trunc, size=sizes.get(box.id)) for box in chosen]
+    columns = (*COLUMNS, ("SIZE", "Size")) if args.size else COLUMNS
+    show_rows(rows, columns, args.format, headers=_HEADERS)
     return 0
+
+
+def _check_exited(filters: dict[str, list[str]]) -> None:
+    for value in filters.get("exited", ()):
+        if not value.removeprefix("-").isdecimal():
+            raise InvalidArgument(f"invalid filter 'exited={value}'", "it is an exit code", "Write it like exited=0")
 
 
 def select(boxes: list[Container], filters: dict[str, list[str]]) -> list[Container]:
@@ -66,12 +103,6 @@ def select(boxes: list[Container], filters: dict[str, list[str]]) -> list[Contai
             test = _TESTS[key]
             kept = [box for box in kept if any(test(box, value) for value in values)]
     return kept
-
-
-def has_label(labels: dict[str, str], wanted: str) -> bool:
-    """``KEY`` or ``KEY=VALUE``."""
-    key, equals, value = wanted.partition("=")
-    return key in labels and (not equals or labels[key] == value)
 
 
 def _ancestor(box: Container, value: str) -> bool:
@@ -94,9 +125,13 @@ _TESTS: dict[str, Callable[[Container, str], bool]] = {
     "id": lambda box, value: box.id.startswith(value),
     "status": lambda box, value: box.state.value == value,
     "health": lambda box, value: (box.health or "none") == value,
-    "exited": lambda box, value: not box.state.live and str(box.exit_code) == value,
+    "exited": lambda box, value: not box.state.live and box.started > 0 and str(box.exit_code) == value,
     "ancestor": _ancestor,
-    "network": lambda box, value: value == box.spec.network or any(end.network == value for end in box.endpoints),
+    "network": lambda box, value: (
+        value in (box.spec.network, *(end.network for end in box.spec.networks))
+        or any(value in (end.network, end.network_id) for end in box.endpoints)
+    ),
+    "is-task": lambda box, value: not is_on(value),  # tasks are Swarm's
     "volume": lambda box, value: any(value in (mount.source, mount.target) for mount in box.spec.mounts),
 }
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from core.cli.command import Arguments, Command, Parser, flag
-from core.cli.lifecycle import each
+from core.cli.lifecycle import SILENT, each
 from core.cli.output import complain
-from core.engine import Engine
 from core.errors import NotFound
+
+if TYPE_CHECKING:
+    from core.engine import Engine
 
 
 def _options(parser: Parser) -> None:
@@ -17,13 +21,15 @@ def _options(parser: Parser) -> None:
 async def run(engine: Engine, args: Arguments) -> int:
     """Remove all; with --force a container that is not there is told, but no error (docker's way)."""
 
-    async def remove(ref: str) -> None:
+    async def remove(ref: str) -> object:
         try:
             await engine.remove(ref, force=args.force)
         except NotFound as error:
             if not args.force:
                 raise
             complain(str(error))
+            return SILENT
+        return None
 
     return await each(args.containers, remove)
 

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.cli.attach import stay
-from core.cli.command import Arguments, Command, Parser, flag, many
+from core.cli.command import Arguments, Command, Parser, flag, many, reading
+from core.cli.network_reach import warn as warn_of_reach
 from core.cli.output import complain, put
 from core.cli.progress import Progress, pull_image
 from core.cli.spec_options import add_spec_options, build_spec
 from core.cli.terminal import DETACH, check_input, parse_keys
-from core.engine import Engine
+from core.cli.views import familiar
 from core.errors import InvalidArgument, NotFound, WharfError
-from core.model import Container, ContainerSpec
+from core.names import architecture
+
+if TYPE_CHECKING:
+    from core.engine import Engine
+    from core.model import Container, ContainerSpec
 
 _REMOVAL = 30.0  # seconds that --rm is waited for
 
@@ -30,7 +37,8 @@ def _run_options(parser: Parser) -> None:
     parser.add_argument("--detach-keys", default=DETACH, metavar="KEYS", help=f"leave without ending it ({DETACH})")
     add_spec_options(parser)
 
-ENGINE_FAILED = 125  # docker-run(1), EXIT STATUS
+
+_ALSO_RUNS = {"amd64": "386", "arm64": "arm"}
 
 
 async def create_container(engine: Engine, args: Arguments, spec: ContainerSpec) -> Container:
@@ -42,22 +50,36 @@ async def create_container(engine: Engine, args: Arguments, spec: ContainerSpec)
         complain("--kernel-memory is ignored: kernels no longer have that limit; --memory counts kernel memory too")
     if args.cidfile and Path(args.cidfile).exists():
         raise InvalidArgument(f"cannot write {args.cidfile}", "it exists already", "Remove it, or name another file")
+    if spec.network == "host" and (spec.ports or spec.publish_all):
+        complain("WARNING: published ports are discarded with --network host: the container has this machine's own")
+        spec = replace(spec, ports=(), publish_all=False)
     if args.pull == "always":
         await _pull(engine, args)
     try:
         box = await engine.create(spec)
     except NotFound:
-        if args.pull != "missing" or await _has_image(engine, args.image):
+        if args.pull != "missing" or await _has_image(engine, args.image, args.platform):
             raise
         if not args.quiet:
             print(f"Unable to find image '{args.image}' locally", file=sys.stderr)
         await _pull(engine, args)
         box = await engine.create(spec)
+    if not args.platform:
+        await _warn_of_platform(engine, box)
     if not args.network and box.spec.network == "none" and sys.stderr is not None and sys.stderr.isatty():
         complain("without root a container has no network unless it is given this machine's: --network host")
     if args.cidfile:
         Path(args.cidfile).write_text(box.id, encoding="ascii")
     return box
+
+
+async def _warn_of_platform(engine: Engine, box: Container) -> None:
+    """As docker does: what fails with "exec format error" later would puzzle."""
+    image, machine = await engine.image(box.image_id), architecture(os.uname().machine)
+    if image.architecture in (machine, _ALSO_RUNS.get(machine)):
+        return
+    there = "/".join(part for part in (image.os, image.architecture, image.variant) if part)
+    complain(f"WARNING: {box.spec.image} is for {there}, and this machine is linux/{machine}; no --platform was given")
 
 
 def read_options(words: Sequence[str]) -> ContainerSpec:
@@ -77,22 +99,30 @@ def read_options(words: Sequence[str]) -> ContainerSpec:
     return replace(build_spec(args), image="")
 
 
-async def _has_image(engine: Engine, reference: str) -> bool:
+async def _has_image(engine: Engine, reference: str, platform: str) -> bool:
+    """With ``platform``: never, as the engine knows better whether it is that one, and has just said no."""
     try:
         await engine.image(reference)
     except NotFound:
         return False
-    return True
+    return not platform
 
 
 async def _pull(engine: Engine, args: Arguments) -> None:
-    await pull_image(engine, args.image, Progress(sys.stderr, quiet=args.quiet), insecure=args.insecure)
+    shown = Progress(sys.stderr, quiet=args.quiet, head=True)
+    last = await pull_image(engine, args.image, shown, insecure=args.insecure, platform=args.platform)
+    if not args.quiet:
+        if last.digest:
+            print(f"Digest: {last.digest}", file=sys.stderr)
+        said = "Downloaded newer image for" if last.changed else "Image is up to date for"
+        print(f"Status: {said} {familiar(last.reference)}", file=sys.stderr)
 
 
 async def create(engine: Engine, args: Arguments) -> int:
     """``wharf create``: print the id."""
-    box = await create_container(engine, args, build_spec(args))
-    put(box.id)
+    with reading():
+        spec = build_spec(args)
+    put((await create_container(engine, args, spec)).id)
     return 0
 
 
@@ -102,15 +132,12 @@ async def run(engine: Engine, args: Arguments) -> int:
     keys = parse_keys(args.detach_keys)
     check_input(stdin=args.interactive and not args.detach, terminal=args.tty)
     began = time.time()
-    try:
-        box = await create_container(engine, args, build_spec(args))
-    except WharfError as error:
-        error.exit_code = ENGINE_FAILED  # whatever it is: 1 would be taken for the command's own code
-        raise
+    box = await create_container(engine, args, build_spec(args))
     try:
         if args.detach:
             await engine.start(box.id)
             put(box.id)
+            await warn_of_reach(engine, box)
             return 0
         session = await engine.start_attached(box.id, stdin="stdin" in streams)
     except BaseException:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from core.cli.command import Arguments, Parser, flag, many
+from core.cli.command import Arguments, Parser, flag, many, pair
+from core.cli.environment import environment, lines_of
 from core.cli.limit_options import add_limits, add_more_limits, resources
+from core.cli.network_options import add_network_options, networks
+from core.cli.pull import platform_option
 from core.errors import InvalidArgument
 from core.model import ContainerSpec, Healthcheck, LogOptions, Mount, PortMapping, RestartPolicy
-from core.options import parse_device, parse_mount, parse_ports, parse_tmpfs, parse_volume, split_env
+from core.options import parse_device, parse_mount, parse_ports, parse_tmpfs, parse_volume
 from core.units import parse_duration, parse_size
 
 
@@ -21,7 +23,7 @@ def add_spec_options(parser: Parser) -> None:
     _basics(parser)
     _surroundings(parser.add_argument_group("files and environment"))
     _limits(parser.add_argument_group("limits"))
-    _network(parser.add_argument_group("network"))
+    add_network_options(parser.add_argument_group("network"))
     _health(parser.add_argument_group("health and restarts"))
     _security(parser.add_argument_group("security"))
     _namespaces(parser.add_argument_group("namespaces and runtime"))
@@ -38,15 +40,24 @@ def _basics(parser: Parser) -> None:
     parser.add_argument("--entrypoint", metavar="PROGRAM", help="run this in place of the image's entrypoint")
     parser.add_argument("--pull", choices=("always", "missing", "never"), default="missing", help="fetch the image")
     flag(parser, "-q", "--quiet", help="no progress while the image is fetched")
+    platform_option(parser)
     flag(parser, "--insecure", help="allow a registry without TLS")
     parser.add_argument("--cidfile", metavar="FILE", help="write the container's id to this file")
     many(parser, "-l", "--label", metavar="KEY=VALUE", help="a label")
     many(parser, "--label-file", metavar="FILE", help="labels, one a line")
+    parser.add_argument("--log-driver", default="", metavar="NAME", help="json-file or local: the log is the same")
+    many(parser, "--storage-opt", metavar="KEY=VALUE", help="not supported: the disk of a container has no limit")
     many(parser, "--log-opt", metavar="KEY=VALUE", help="max-size=10m (of one log file), max-file=3")
 
 
 def _surroundings(group: argparse._ArgumentGroup) -> None:
-    many(group, "-v", "--volume", metavar="SOURCE:TARGET[:ro]", help="a host folder or a named volume")
+    many(
+        group,
+        "-v",
+        "--volume",
+        metavar="SOURCE:TARGET[:ro]",
+        help="a host folder (made where it is not there) or a volume",
+    )
     many(group, "--mount", metavar="type=bind,src=…,dst=…", help="the same in words: bind, volume or tmpfs")
     many(group, "--tmpfs", metavar="TARGET[:OPTIONS]", help="a folder in memory")
     many(group, "--volumes-from", metavar="CONTAINER[:ro]", help="the volumes and host folders of another container")
@@ -68,16 +79,6 @@ def _limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--cgroup-parent", default="", metavar="GROUP", help="make its cgroup below this one")
 
 
-def _network(group: argparse._ArgumentGroup) -> None:
-    many(group, "-p", "--publish", metavar="[IP:][HOST:]PORT[/udp]", help="reach a port from outside; ranges too")
-    flag(group, "-P", "--publish-all", help="publish all ports the image exposes, on free ports")
-    group.add_argument("--network", "--net", default="", metavar="NAME", help="bridge (the default), host, none …")
-    group.add_argument("-h", "--hostname", default="", metavar="NAME", help="its host name (default: its short id)")
-    group.add_argument("--domainname", default="", metavar="NAME", help="its NIS domain name")
-    many(group, "--dns", metavar="IP", help="a name server")
-    many(group, "--add-host", metavar="NAME:IP", help="a line for /etc/hosts")
-
-
 def _health(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--restart", default="no", metavar="POLICY", help="no, always, unless-stopped, on-failure[:N]")
     group.add_argument("--stop-signal", default="", metavar="SIGNAL", help="what `stop` sends first")
@@ -87,6 +88,7 @@ def _health(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--health-timeout", default="0s", metavar="TIME", help="longest time of one check (30s)")
     group.add_argument("--health-start-period", default="0s", metavar="TIME", help="failures before it do not count")
     group.add_argument("--health-retries", type=int, default=0, metavar="N", help="failures until unhealthy (3)")
+    group.add_argument("--health-start-interval", default="0s", metavar="TIME", help="between two until then (5s)")
     flag(group, "--no-healthcheck", help="switch the image's check off")
 
 
@@ -124,14 +126,7 @@ def build_spec(args: Arguments) -> ContainerSpec:
 
     :raises InvalidArgument: a value that cannot be read, or options that contradict each other
     """
-    if args.gpus:
-        raise InvalidArgument(
-            "cannot pass GPUs by --gpus",
-            "that needs a vendor's hook, which this engine does not run",
-            "Name the devices, such as --device /dev/dri or --device /dev/nvidia0",
-        )
-    if args.rm and args.restart != "no":
-        raise InvalidArgument("--rm and --restart contradict each other", "one removes what the other starts again")
+    _check(args)
     return ContainerSpec(
         image=args.image,
         name=args.name,
@@ -145,7 +140,6 @@ def build_spec(args: Arguments) -> ContainerSpec:
         labels=_labels(args),
         tty=args.tty,
         stdin_open=args.interactive,
-        network=args.network,
         ports=_ports(args.publish),
         publish_all=args.publish_all,
         mounts=_mounts(args),
@@ -160,15 +154,53 @@ def build_spec(args: Arguments) -> ContainerSpec:
         cap_add=tuple(args.cap_add),
         cap_drop=tuple(args.cap_drop),
         security_opt=tuple(_security_option(word) for word in args.security_opt),
-        sysctls=dict(_pair(word, "--sysctl") for word in args.sysctl),
+        sysctls=dict(pair(word, "--sysctl") for word in args.sysctl),
         ulimits=tuple(args.ulimit),
-        dns=tuple(args.dns),
-        extra_hosts=tuple(args.add_host),
         stop_signal=args.stop_signal,
         stop_timeout=args.stop_timeout,
         shm_size=parse_size(args.shm_size) if args.shm_size else ContainerSpec.shm_size,
+        **_networking(args),
         **_settings(args),
     )
+
+
+def _check(args: Arguments) -> None:
+    """:raises InvalidArgument: options that contradict each other, or are not for this engine"""
+    if args.gpus:
+        raise InvalidArgument(
+            "cannot pass GPUs by --gpus",
+            "that needs a vendor's hook, which this engine does not run",
+            "Name the devices, such as --device /dev/dri or --device /dev/nvidia0",
+        )
+    if args.log_driver not in ("", "json-file", "local"):
+        why = "the log is always kept" if args.log_driver == "none" else "the engine writes the log itself"
+        raise InvalidArgument(
+            f"--log-driver {args.log_driver} is not supported",
+            f"{why}, in files of the CRI format",
+            "--log-opt max-size and max-file limit it; other programs can read it where `wharf inspect` says LogPath",
+        )
+    if args.storage_opt:
+        raise InvalidArgument(
+            f"--storage-opt {args.storage_opt[0]} is not supported",
+            "what a container writes has no limit of its own",
+            "Put the data root on a file system of that size, or say --read-only and --tmpfs /PLACE:size=64m",
+        )
+    if args.rm and args.restart != "no":
+        raise InvalidArgument("--rm and --restart contradict each other", "one removes what the other starts again")
+
+
+def _networking(args: Arguments) -> dict[str, Any]:
+    """Where it is reached, and whom it finds by name."""
+    network, places = networks(args)
+    return {
+        "dns": tuple(args.dns),
+        "dns_search": tuple(args.dns_search),
+        "dns_options": (*args.dns_option, *args.dns_opt),
+        "links": tuple(args.link),
+        "network": network,
+        "networks": places,
+        "extra_hosts": tuple(args.add_host),
+    }
 
 
 def _settings(args: Arguments) -> dict[str, Any]:
@@ -182,18 +214,12 @@ def _settings(args: Arguments) -> dict[str, Any]:
         **{name: getattr(args, name) or "private" for name in ("ipc", "pid", "uts", "cgroupns")},
         "userns": args.userns,
         "runtime": args.runtime,
+        "platform": args.platform,
         "cgroup_parent": args.cgroup_parent.strip("/"),
         "oom_score_adj": args.oom_score_adj,
         "umask": args.umask,
-        "annotations": dict(_pair(word, "--annotation") for word in args.annotation),
+        "annotations": dict(pair(word, "--annotation") for word in args.annotation),
     }
-
-
-def _pair(word: str, option: str) -> tuple[str, str]:
-    key, equals, value = word.partition("=")
-    if not key or not equals:
-        raise InvalidArgument(f"invalid {option} {word!r}", "it must be NAME=VALUE")
-    return key, value
 
 
 def _security_option(word: str) -> str:
@@ -203,32 +229,8 @@ def _security_option(word: str) -> str:
     return f"seccomp={Path(value).absolute()}" if is_path else word
 
 
-def _lines(files: Iterable[str], option: str) -> list[str]:
-    """The lines of files that say something; comments begin with ``#``."""
-    found: list[str] = []
-    for name in files:
-        try:
-            text = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidArgument(f"cannot read {option} {name}", str(error)) from error
-        found += [line.lstrip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    return found
-
-
-def environment(words: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:
-    """``KEY=VALUE`` of files and options; a ``KEY`` alone takes our own value, and is left out where we have none."""
-    found: dict[str, str] = {}
-    for word in [*_lines(files, "--env-file"), *words]:
-        key, value = split_env(word)
-        if value is not None:
-            found[key] = value
-        elif key in os.environ:
-            found[key] = os.environ[key]
-    return tuple(f"{key}={value}" for key, value in found.items())
-
-
 def _labels(args: Arguments) -> dict[str, str]:
-    parted = [word.partition("=") for word in [*_lines(args.label_file, "--label-file"), *args.label]]
+    parted = [word.partition("=") for word in [*lines_of(args.label_file, "--label-file"), *args.label]]
     return {key: value for key, _, value in parted}
 
 
@@ -259,6 +261,7 @@ def _healthcheck(args: Arguments) -> Healthcheck | None:
         timeout=parse_duration(args.health_timeout),
         start_period=parse_duration(args.health_start_period),
         retries=args.health_retries,
+        start_interval=parse_duration(args.health_start_interval),
     )
     if args.no_healthcheck:
         if wanted != Healthcheck():
@@ -270,7 +273,7 @@ def _healthcheck(args: Arguments) -> Healthcheck | None:
 def _log(words: Iterable[str]) -> LogOptions:
     size, files = LogOptions.max_size, LogOptions.max_files
     for word in words:
-        key, value = _pair(word, "--log-opt")
+        key, value = pair(word, "--log-opt")
         if key == "max-size":
             size = 0 if value == "-1" else parse_size(value)
         elif key == "max-file" and value.isdigit() and int(value) > 0:

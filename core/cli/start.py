@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from core.cli.attach import stay
 from core.cli.command import Arguments, Command, Parser, flag
 from core.cli.lifecycle import each
 from core.cli.output import put
 from core.cli.terminal import DETACH, check_input, parse_keys
-from core.engine import Engine
 from core.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from core.engine import Engine
 
 
 def _options(parser: Parser) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from core.cli.command import Arguments, Command, Parser, flag, form_option
-from core.cli.output import Row, put, render_rows
-from core.engine import Engine
+from core.cli.output import Row, over, put, render_rows
 from core.model import Container, Sample
 from core.units import human_size
+
+if TYPE_CHECKING:
+    from core.engine import Engine
 
 COLUMNS = (
     ("CONTAINER ID", "ID"),
@@ -61,15 +64,10 @@ async def run(engine: Engine, args: Arguments) -> int:
             if box.id in now or args.all or args.containers
         ]
         lines = render_rows(rows, COLUMNS, args.format, headers=_HEADERS)
-        put(_over(lines) if live else "\n".join(lines), flush=True)
+        put(over(lines) if live else "\n".join(lines), flush=True)
         if args.no_stream:
             return 0
         before = now
-
-
-def _over(lines: list[str]) -> str:
-    """The lines drawn from the top of the terminal, each to its end, over what stood there."""
-    return "\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J"
 
 
 async def _known(engine: Engine, args: Arguments) -> list[str] | None:

@@ -17,7 +17,7 @@ from core.errors import InvalidArgument
 
 SUPPORTED = (
     "{{.Field}} {{.A.B}} {{$}} {{json .X}} {{range .L}}…{{else}}…{{end}} {{range $k, $v := .M}} {{if}} {{with}} "
-    "{{index .M \"key\"}} {{join .L \",\"}} {{split}} {{upper}} {{lower}} {{title}} {{len}} {{slice}} {{truncate}} "
+    '{{index .M "key"}} {{join .L ","}} {{split}} {{upper}} {{lower}} {{title}} {{len}} {{slice}} {{truncate}} '
     "{{print}} {{printf}} {{println}} eq ne lt le gt ge and or not, pipelines and parentheses"
 )
 _ACTION = re.compile(r"\{\{(-\s)?(.*?)(\s-)?\}\}", re.DOTALL)

@@ -16,9 +16,12 @@ import termios
 import threading
 import tty
 from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING
 
-from core.engine import Session
 from core.errors import InvalidArgument, WharfError
+
+if TYPE_CHECKING:
+    from core.engine import Session
 
 DETACH = "ctrl-p,ctrl-q"
 _CHUNK = 4096  # PIPE_BUF: a pipe that poll calls writable takes so much without blocking

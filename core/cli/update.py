@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from core.cli.command import Arguments, Command, Parser
+from typing import TYPE_CHECKING
+
+from core.cli.command import Arguments, Command, Parser, reading
 from core.cli.lifecycle import each
 from core.cli.limit_options import add_limits, limits
 from core.cli.output import complain
 from core.cli.spec_options import parse_restart
-from core.engine import Engine
 from core.model import Change, Resources
+
+if TYPE_CHECKING:
+    from core.engine import Engine
 
 
 def _options(parser: Parser) -> None:
@@ -20,8 +24,9 @@ def _options(parser: Parser) -> None:
 async def _update(engine: Engine, args: Arguments) -> int:
     if args.kernel_memory:
         complain("--kernel-memory is ignored: kernels no longer have that limit")
-    restart = parse_restart(args.restart) if args.restart else None
-    change = Change(Resources(**limits(args)), restart)  # type: ignore[arg-type]
+    with reading():
+        restart = parse_restart(args.restart) if args.restart else None
+        change = Change(Resources(**limits(args)), restart)  # type: ignore[arg-type]
     return await each(args.containers, lambda ref: engine.update(ref, change))
 
 

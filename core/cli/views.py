@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from core.cli.output import Row, quoted, shorten
-from core.model import Container, Image, Network, PortMapping, State
+from core.model import State
+from core.model.netlook import port_numbers, port_ranges
+from core.names import familiar as familiar
 from core.units import human_age, human_size
 
+if TYPE_CHECKING:
+    from core.model import Container, Image, Network, PortMapping
+
 _HEALTH = {"starting": " (health: starting)", "healthy": " (healthy)", "unhealthy": " (unhealthy)"}
-_DOCKER_HUB = ("docker.io/library/", "docker.io/")
-
-
-def familiar(reference: str) -> str:
-    """``docker.io/library/busybox:1`` as people write it: ``busybox:1``."""
-    return next((reference[len(start) :] for start in _DOCKER_HUB if reference.startswith(start)), reference)
 
 
 def ago(when: float) -> str:
@@ -43,39 +43,28 @@ def status(box: Container) -> str:
 
 def ports(mappings: Sequence[PortMapping]) -> str:
     """``0.0.0.0:8080->80/tcp``, ranges that lie side by side joined as docker joins them."""
-    groups: list[list[PortMapping]] = []
-    for port in sorted(mappings, key=lambda p: (p.protocol, p.host_ip, p.container_port, p.host_port)):
-        last = groups[-1][-1] if groups else None
-        if last and (last.protocol, last.host_ip, last.container_port + 1, last.host_port + 1) == (
-            port.protocol,
-            port.host_ip,
-            port.container_port,
-            port.host_port,
-        ):
-            groups[-1].append(port)
-        else:
-            groups.append([port])
-    return ", ".join(_group(group) for group in groups)
+    return ", ".join(map(_group, port_ranges(mappings, lambda port: port)))
 
 
 def _group(group: list[PortMapping]) -> str:
-    first, last = group[0], group[-1]
-    ip = first.host_ip or "0.0.0.0"
-    host = f"{first.host_port}-{last.host_port}" if last is not first else str(first.host_port)
-    inner = f"{first.container_port}-{last.container_port}" if last is not first else str(first.container_port)
-    return f"{f'[{ip}]' if ':' in ip else ip}:{host}->{inner}/{first.protocol}"
+    ip = group[0].host_ip or "0.0.0.0"
+    host, inner = port_numbers(group)
+    return f"{f'[{ip}]' if ':' in ip else ip}:{host}->{inner}/{group[0].protocol}"
 
 
 def _labels(labels: Mapping[str, str]) -> str:
     return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
 
 
-def container_row(box: Container, *, truncate: bool = True) -> Row:
-    """One line of ``ps``."""
+def container_row(box: Container, *, truncate: bool = True, size: tuple[int, int] | None = None) -> Row:
+    """One line of ``ps``.
+
+    :param size: bytes of what it has written, and of that with its image, where they were asked for
+    """
     command = " ".join(box.argv)
     return {
         "ID": box.short_id if truncate else box.id,
-        "Image": familiar(box.spec.image),
+        "Image": _image(box, truncate=truncate),
         "Command": quoted(shorten(command, 20) if truncate else command),
         "CreatedAt": local_time(box.created),
         "RunningFor": ago(box.created),
@@ -87,9 +76,17 @@ def container_row(box: Container, *, truncate: bool = True) -> Row:
         "Label": lambda key: box.spec.labels.get(key, ""),
         "Mounts": ",".join(shorten(m.source, 15) if truncate else m.source for m in box.spec.mounts if m.source),
         "LocalVolumes": str(sum(m.kind == "volume" for m in box.spec.mounts)),
-        "Networks": box.spec.network,
+        "Networks": ",".join(end.network for end in box.spec.networks) or box.spec.network,
         "RestartCount": str(box.restarts),
+        "Size": f"{human_size(size[0])} (virtual {human_size(size[1])})" if size else "",
     }
+
+
+def _image(box: Container, *, truncate: bool) -> str:
+    """As it was named; by its id where that name is no longer this image's, as docker has it."""
+    if not box.image_moved:
+        return familiar(box.spec.image)
+    return box.image_id.removeprefix("sha256:")[:12] if truncate else box.image_id
 
 
 def image_rows(image: Image, *, truncate: bool = True, digests: bool = False) -> list[Row]:
@@ -126,8 +123,10 @@ def network_row(network: Network, *, truncate: bool = True) -> Row:
         "Name": network.name,
         "Driver": network.driver,
         "Scope": "local",
-        "Subnet": network.subnet,
-        "Gateway": network.gateway,
+        "Subnet": ", ".join(one.subnet for one in network.subnets),
+        "Gateway": ", ".join(one.gateway for one in network.subnets),
+        "IPv6": "true" if network.ipv6 else "false",
+        "IPv4": "true" if network.of_version(4) else "false",
         "Internal": "true" if network.internal else "false",
         "Labels": _labels(network.labels),
         "Label": lambda key: network.labels.get(key, ""),

@@ -51,9 +51,7 @@ def specs(port: int) -> list[ContainerSpec]:
     quarter = Resources(nano_cpus=250_000_000, memory=64 * MIB, pids_limit=64)
     tight = Resources(memory=64 * MIB, pids_limit=64)
     return [
-        _spec(
-            WEB, *PYTHON, "/demo/web.py", "80", ports=(PortMapping(80, port),), healthcheck=answers, resources=half
-        ),
+        _spec(WEB, *PYTHON, "/demo/web.py", "80", ports=(PortMapping(80, port),), healthcheck=answers, resources=half),
         _spec(CLIENT, *PYTHON, "/demo/client.py", str(port)),
         _spec("demo-plain", "sh", "/demo/plain.sh"),
         _spec("demo-ansi", "sh", "/demo/ansi.sh"),

@@ -31,12 +31,17 @@ _LIVE = frozenset({State.STARTING, State.RUNNING, State.PAUSED, State.STOPPING})
 
 @dataclass(frozen=True)
 class PortMapping:
-    """One published port. ``host_port`` 0 asks for a free one; ``host_ip`` "" means every address."""
+    """One published port. ``host_port`` 0 asks for a free one.
+
+    ``host_ip`` "" asks for every address, of both versions of IP, or for what the network or the configuration names
+    instead. Of one that is published, "" is every IPv4 and "::" every IPv6 address.
+    """
 
     container_port: int
     host_port: int = 0
     protocol: str = "tcp"
     host_ip: str = ""
+    host_port_last: int = 0  # with it: the first free one from ``host_port`` up to this
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Mount:
     target: str  # absolute path in the container
     read_only: bool = False
     options: tuple[str, ...] = ()
+    make: bool = False  # a bind mount's source that is not there is made, as a folder
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,7 @@ class Healthcheck:
     timeout: float = 0.0  # of one check; default 30
     start_period: float = 0.0  # failures before it do not count
     retries: int = 0  # failures in a row until unhealthy; default 3
+    start_interval: float = 0.0  # between two checks in the start period; default 5, or the interval if that is less
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,22 @@ class LogOptions:
 
     max_size: int = 10 * 1024 * 1024  # bytes per file
     max_files: int = 3
+
+
+@dataclass(frozen=True)
+class EndpointSpec:
+    """How a container is to be on one network. What is empty is chosen."""
+
+    network: str  # name
+    aliases: tuple[str, ...] = ()  # further names for it on this network
+    ip: str = ""
+    ip6: str = ""
+    mac: str = ""
+    interface: str = ""  # name in the container; "": eth0, eth1 …
+    priority: int = 0  # the network with the highest is the way out (its gateway the default route)
+    sysctls: dict[str, str] = field(default_factory=dict)  # like net.ipv4.conf.IFNAME.log_martians
+    rate: int = 0  # bits per second that it may send; 0: no limit
+    links: tuple[str, ...] = ()  # NAME or NAME:ALIAS of other containers on this network
 
 
 @dataclass(frozen=True)
@@ -145,6 +168,8 @@ class ContainerSpec:
     tty: bool = False
     stdin_open: bool = False
     network: str = ""  # a network's name, "none", "host", "container:ID"; "": bridge, or none for an ordinary user's
+    networks: tuple[EndpointSpec, ...] = ()  # all of them, ``network`` first; (): that one, as it comes
+    links: tuple[str, ...] = ()  # NAME or NAME:ALIAS of other containers, on all of its networks
     ports: tuple[PortMapping, ...] = ()
     publish_all: bool = False
     mounts: tuple[Mount, ...] = ()
@@ -171,11 +196,14 @@ class ContainerSpec:
     cgroupns: str = "private"
     userns: str = ""  # "host" (as ""), "auto" or "auto:size=N": ids of its own, "remap": ids shared with all such
     runtime: str = ""  # "": the engine's own
+    platform: str = ""  # the image must be for this one: "linux/arm64"
     cgroup_parent: str = ""  # relative to each hierarchy's root; "": the instance's group
     oom_score_adj: int = 0  # -1000 (never killed) to 1000 (first)
     umask: str = ""  # octal; "": 0022
     annotations: dict[str, str] = field(default_factory=dict)
     dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()  # ("."): none
+    dns_options: tuple[str, ...] = ()
     extra_hosts: tuple[str, ...] = ()
     stop_signal: str = ""
     stop_timeout: float = 10.0  # seconds
@@ -199,7 +227,16 @@ class EndpointInfo:
     prefix_len: int = 0
     gateway: str = ""
     mac: str = ""
-    interface: str = ""  # name on the host side
+    interface: str = ""  # name on the host side; "" where there is none (macvlan, ipvlan)
+    ip6: str = ""
+    prefix_len6: int = 0
+    gateway6: str = ""
+    name: str = "eth0"  # in the container
+    network_id: str = ""
+    priority: int = 0
+    aliases: tuple[str, ...] = ()
+    rate: int = 0  # bits per second that it may send; 0: no limit
+    sysctls: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -226,6 +263,7 @@ class Container:
     bundle: str = ""  # folder of the OCI config.json
     log_path: str = ""
     ids: tuple[int, ...] = ()  # of its user namespace: what its root is called on the host, and how many ids
+    image_moved: bool = False  # told by `Engine.containers`: the name in ``spec.image`` is no longer this image's
 
     @property
     def short_id(self) -> str:

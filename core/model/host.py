@@ -37,4 +37,5 @@ class HostInfo:
     runtime: str = ""  # the OCI runtime of containers that name none
     runtimes: dict[str, str] = field(default_factory=dict)  # name → path of every one there is; the engine's own: ""
     checkpoints: bool = False  # criu is there and works on this kernel
+    no_networks: str = ""  # an ordinary user's: why containers can have no network here, and what helps
     warnings: tuple[str, ...] = field(default_factory=tuple)

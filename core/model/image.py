@@ -37,27 +37,10 @@ class Image:
     config: ImageConfig
     architecture: str = "amd64"
     os: str = "linux"
+    added: float = 0.0  # when it came into this store; seconds since the epoch
+    used: float = 0.0  # when a container of it was last created, started or removed; 0: never
+    variant: str = ""  # of the architecture: "v7"
 
     @property
     def short_id(self) -> str:
         return self.id.removeprefix("sha256:")[:12]
-
-
-@dataclass(frozen=True)
-class LayerProgress:
-    """How far one layer of a pull or load has come. ``phase``: waiting, downloading, unpacking, exists, done."""
-
-    digest: str
-    phase: str
-    done: int = 0  # bytes
-    total: int = 0  # bytes; 0 unknown
-
-
-@dataclass(frozen=True)
-class PullProgress:
-    """A pull or load at one moment; the last one has ``image`` set."""
-
-    reference: str
-    layers: tuple[LayerProgress, ...] = ()
-    message: str = ""
-    image: Image | None = None

@@ -3,23 +3,29 @@ and the monitor's :class:`Launch`."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+from core.dns import ADDRESS
+from core.errors import InvalidArgument
 from core.model import ContainerSpec, EndpointInfo
+from core.model.network import is_network
 from core.net import names
-from core.ops import records, runtimes
+from core.ops import etc, records, runtimes, wiring
 from core.ops.context import Context
 from core.ops.health import effective
 from core.ops.records import Record
+from core.runtime import seccomp
 from core.runtime import spec as oci
 from core.runtime.defaults import Json
 from core.runtime.limits import cgroup_limits
+from core.runtime.points import MOST_ABOVE, lowest_layer
 from core.store.paths import Instance
 from core.supervise.protocol import Launch
 
@@ -34,7 +40,7 @@ def launch(ctx: Context, record: Record) -> Launch:
         id=cid,
         bundle=str(folder),
         run_dir=str(inst.container_run(cid)),
-        lower=record.config.layers,
+        lower=lower(inst, record.config.layers),
         upper=str(folder / "upper"),
         work=str(folder / "work"),
         cgroup=records.cgroup(ctx, cid, record),
@@ -50,8 +56,16 @@ def launch(ctx: Context, record: Record) -> Launch:
         map_ids=bool(record.config.ids),
         runtime=runtimes.command(spec.runtime),
         cleanup=cleanup_argv(inst),
+        firewall=inst.nft_table,
+        uplink=ctx.net.way_out(spec.network),
+        isolated=wiring.is_isolated(spec),
         attributes={"name": record.name, "image": spec.image},
     )
+
+
+def lower(inst: Instance, layers: tuple[str, ...]) -> tuple[str, ...]:
+    """What lies below the container's own layer; an image may be without any, or have as many as there can be."""
+    return (*layers, str(lowest_layer(inst.base))) if 0 < len(layers) <= MOST_ABOVE else layers
 
 
 def config(ctx: Context, record: Record, joined: Mapping[str, str]) -> Json:
@@ -62,6 +76,11 @@ def config(ctx: Context, record: Record, joined: Mapping[str, str]) -> Json:
     """
     inst, cid, spec = ctx.inst, record.id, record.spec
     folder = inst.container_dir(cid)
+    for mount in spec.mounts:
+        if mount.kind == "bind" and mount.make:
+            # To be of use to the container's root; where the mount maps ids, the host's is seen as that.
+            ids = () if {"idmap", "ridmap"} & set(mount.options) else record.config.ids
+            _make_source(Path(mount.source), ids[0] if ids else None)
     return oci.build_config(
         spec,
         record.config.image,
@@ -87,13 +106,49 @@ def for_monitor(config: Json) -> Json:
     return {**config, "linux": {**linux, "seccomp": rest}}
 
 
-def write(ctx: Context, record: Record, config: Json) -> None:
-    """Write everything that the container's side needs to read."""
+def known_filter(ctx: Context, config: Json) -> bytes | None:
+    """The seccomp filter that goes with it (empty: none), where it has been made before; see :func:`make_filter`."""
+    rules = cast(Json, config["linux"]).get("seccomp")
+    return b"" if rules is None else seccomp.recent(cast("dict[str, object]", rules), ctx.inst.run / "cache")
+
+
+def make_filter(ctx: Context, config: Json) -> bytes:
+    """:raises InvalidArgument: the seccomp profile cannot be compiled"""
+    return seccomp.compiled(cast("dict[str, object]", cast(Json, config["linux"])["seccomp"]), ctx.inst.run / "cache")
+
+
+def write_names(ctx: Context, record: Record, config: Json | None) -> list[etc.Owed]:
+    """Write what must be there when the container's mounts are made: resolv.conf and hostname; hosts too, where no
+    address will come.
+
+    :param config: the rest as well
+    :returns: for :func:`write_rest`
+    """
     folder = ctx.inst.container_dir(record.id)
-    _write_names(ctx, record)
-    oci.write_bundle(folder, config, ctx.inst.run / "cache")
     # The record of the run before would be taken for this one's.
-    (folder / "exit.json").unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(folder / "exit.json")
+    texts = {"resolv.conf": _resolv_conf(ctx, record), "hostname": names.hostname_file(record.config.hostname)}
+    owed = [etc.begin(folder / name, text) for name, text in texts.items()]
+    if config is not None:
+        oci.write_bundle(folder, config, ctx.inst.run / "cache")
+    written = [each for each in owed if each is not None]
+    return written if gets_address(record.spec) else written + begin_hosts(ctx, record, ())
+
+
+def begin_hosts(
+    ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...], linked: Sequence[str] = ()
+) -> list[etc.Owed]:
+    """:func:`write_hosts`, for a start. :returns: for :func:`write_rest`"""
+    owed = etc.begin(ctx.inst.container_dir(record.id) / "hosts", _hosts(record, endpoints, linked), merge=True)
+    return [] if owed is None else [owed]
+
+
+def write_rest(ctx: Context, record: Record, config: Json, owed: Sequence[etc.Owed]) -> None:
+    """Write what only those read who come after the start: another monitor, whoever looks."""
+    for path, text in owed:
+        etc.note(path, text)
+    oci.write_bundle(ctx.inst.container_dir(record.id), config, ctx.inst.run / "cache")
 
 
 def rewrite_resources(inst: Instance, cid: str, spec: ContainerSpec) -> Json:
@@ -120,6 +175,49 @@ def _volumes(inst: Instance, spec: ContainerSpec) -> dict[str, str]:
     return folders
 
 
+def _make_source(path: Path, owner: int | None = None) -> None:
+    """The host's folder, and those above it, where there is nothing.
+
+    :param owner: user and group of what is made; None: ours
+    :raises InvalidArgument: it cannot be made
+    """
+    at = -1
+    try:
+        at = os.open("/", os.O_PATH | os.O_DIRECTORY)
+        for name in path.parts[1:]:
+            try:  # what is there already may be a link, as docker has it
+                below = os.open(name, os.O_PATH, dir_fd=at)
+            except FileNotFoundError:
+                below = _made_in(at, name, owner)
+            os.close(at)
+            at = below
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InvalidArgument(f"cannot mount {path}", f"it does not exist, and cannot be made: {reason}", "") from error
+    finally:
+        if at >= 0:
+            os.close(at)
+
+
+def _made_in(parent: int, name: str, owner: int | None) -> int:
+    """A new folder in another, open. By descriptors: whoever may write there can put a link, or a folder that was there
+    before, in its place at any moment, and what that leads to must keep its mode and owner."""
+    try:
+        os.mkdir(name, 0o755, dir_fd=parent)
+    except FileExistsError:  # somebody was faster
+        return os.open(name, os.O_PATH, dir_fd=parent)
+    made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    try:
+        if os.fstat(made).st_uid == os.geteuid() and not os.listdir(made):
+            os.fchmod(made, 0o755)  # whatever our umask is, as a daemon would make it
+            if owner is not None:
+                os.fchown(made, owner, owner)
+    except BaseException:
+        os.close(made)
+        raise
+    return made
+
+
 @functools.cache
 def cleanup_argv(inst: Instance) -> tuple[str, ...]:
     """The command line of ``ops/cleanup.py``; the monitor appends the container's id."""
@@ -128,39 +226,49 @@ def cleanup_argv(inst: Instance) -> tuple[str, ...]:
     return (sys.executable, "-I", "-S", "-c", code, str(inst.root), str(inst.run))
 
 
-def _rewrite(path: Path, text: str) -> None:
-    """In place: a restarted container's bind mount keeps showing the file."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    try:
-        os.fchmod(fd, 0o644)  # whatever our umask
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
-
-
 def gets_address(spec: ContainerSpec) -> bool:
     """Does it get an address of its own, once it is attached to its network?"""
-    return spec.network not in ("host", "none") and not spec.network.startswith("container:")
+    return is_network(spec.network)
 
 
-def write_hosts(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...]) -> None:
-    """Write /etc/hosts."""
-    end = endpoints[0] if endpoints else EndpointInfo("")
-    text = names.hosts_file(
-        end.ip,
+def write_hosts(ctx: Context, record: Record, endpoints: tuple[EndpointInfo, ...], linked: Sequence[str] = ()) -> None:
+    """Write /etc/hosts.
+
+    :param linked: see :func:`core.ops.links.linked`
+    """
+    etc.renew(ctx.inst.container_dir(record.id) / "hosts", _hosts(record, endpoints, linked), merge=True)
+
+
+def _hosts(record: Record, endpoints: tuple[EndpointInfo, ...], linked: Sequence[str] = ()) -> str:
+    return names.hosts_file(
+        [address for end in endpoints for address in (end.ip, end.ip6) if address],
         record.config.hostname,
         domainname=record.spec.domainname,
-        extra_hosts=record.spec.extra_hosts,
-        gateway=end.gateway,
+        extra_hosts=(*record.spec.extra_hosts, *linked),
+        gateway=next((end.gateway for end in endpoints if end.gateway), ""),
     )
-    _rewrite(ctx.inst.container_dir(record.id) / "hosts", text)
 
 
-def _write_names(ctx: Context, record: Record) -> None:
-    """Write resolv.conf and hostname; hosts too, where no address will come."""
-    spec, folder = record.spec, ctx.inst.container_dir(record.id)
-    resolv = names.resolv_conf(names.host_resolv_conf(), spec.dns, host_network=spec.network == "host")
-    _rewrite(folder / "resolv.conf", resolv)
-    _rewrite(folder / "hostname", names.hostname_file(record.config.hostname))
-    if not gets_address(spec):
-        write_hosts(ctx, record, ())
+def write_resolv_conf(ctx: Context, record: Record) -> None:
+    """Write /etc/resolv.conf."""
+    etc.renew(ctx.inst.container_dir(record.id) / "resolv.conf", _resolv_conf(ctx, record))
+
+
+def _resolv_conf(ctx: Context, record: Record) -> str:
+    spec = record.spec
+    # An ordinary user's container reaches the host's servers, which may be on its loopback, by the way out.
+    forwarded = ctx.net.forwarded_dns if gets_address(spec) else ""
+    text = names.resolv_conf(
+        names.host_resolv_conf(),
+        spec.dns or tuple([forwarded] * bool(forwarded)),
+        search=spec.dns_search,
+        options=spec.dns_options,
+        host_network=spec.network == "host",
+        resolver=ADDRESS if wiring.has_resolver(spec) else "",
+    )
+    kind, _, other = spec.network.partition(":")
+    if kind == "container" and not spec.dns:
+        # The servers are those of the network that it shares.
+        with contextlib.suppress(FileNotFoundError):
+            text = (ctx.inst.container_dir(other) / "resolv.conf").read_text()
+    return text

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from core.errors import InvalidArgument
 from core.model import Resources
+from core.units import size_word
 
 MIN_MEMORY = 6 * 1024 * 1024  # bytes; below it a start fails in confusing ways (Docker has the same floor)
 MOST = 1 << 62  # of any count of bytes or microseconds
@@ -17,7 +18,9 @@ _CPUS = re.compile(r"[0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}(-[0-9]{1,5})?)*")
 def check_limits(limits: Resources) -> None:
     """:raises InvalidArgument: a limit that no container can have, by itself or beside another"""
     if 0 < limits.memory < MIN_MEMORY:
-        raise InvalidArgument(f"memory limit of {limits.memory} bytes", "the least is 6m", "Give --memory 6m or more")
+        raise InvalidArgument(
+            f"memory limit of {size_word(limits.memory)}", "the least is 6m", "Give --memory 6m or more"
+        )
     _within("memory limit", limits.memory, 0, MOST)
     _within("memory reservation", limits.memory_reservation, 0, limits.memory or MOST)
     _within("limit of memory and swap", limits.memory_swap, -1, MOST)

@@ -210,7 +210,6 @@ class _Work:
             )
 
     def _meta(self) -> dict[str, object]:
-        endpoints = self._record.saved.endpoints
         return {
             "version": 1,
             "created": self._created,
@@ -220,8 +219,13 @@ class _Work:
             "criu": dumping.version(self._program),
             "kernel": os.uname().release,
             "machine": os.uname().machine,
-            "address": endpoints[0].ip if endpoints else "",
+            "addresses": {end.network: [end.ip, end.ip6] for end in self._record.saved.endpoints},
         }
+
+
+async def undo_checkpoint(ctx: Context, folder: str) -> None:
+    """Delete one that was not finished."""
+    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
 def _streams(run_dir: Path) -> dict[tuple[int, int], int]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from core.cgroups import Sampler
-from core.images.store import ImageStore
-from core.model import Event
-from core.net import Net
-from core.store import changes
-from core.store.db import Store
-from core.store.journal import Undo
-from core.store.paths import Instance
+from core.store.tell import append
+
+if TYPE_CHECKING:
+    from core.cgroups import Sampler
+    from core.images.store import ImageStore
+    from core.model import Event
+    from core.net import Net
+    from core.store.changes import Watch
+    from core.store.db import Store
+    from core.store.journal import Undo
+    from core.store.paths import Instance
 
 
 class Hub:
@@ -30,13 +34,15 @@ class Hub:
         :raises Unavailable: the host's inotify limits are used up
         """
         if self._task is None:
-            watch = changes.Watch(self._inst.events)
+            from core.store.changes import Watch  # late: most verbs change or look, and go
+
+            watch = Watch(self._inst.events)
             self._task = asyncio.create_task(self._pump(watch), name="events")
         queue: asyncio.Queue[Event] = asyncio.Queue()
         self._queues.add(queue)
         return Subscription(self, queue)
 
-    async def _pump(self, watch: changes.Watch) -> None:
+    async def _pump(self, watch: Watch) -> None:
         async for event in watch:
             for queue in self._queues:
                 queue.put_nowait(event)
@@ -71,22 +77,42 @@ class Subscription:
             yield await self._queue.get()
 
 
-@dataclass
 class Context:
-    """The open mechanisms of one instance."""
+    """The mechanisms of one instance. Each is loaded and opened when a verb first asks for it: `ps` needs none."""
 
-    inst: Instance
-    store: Store
-    net: Net
-    images: ImageStore
-    hub: Hub
-    sampler: Sampler
-    undos: Mapping[str, Undo] = field(default_factory=dict)
-    _behind: set[asyncio.Task[None]] = field(default_factory=set)
+    def __init__(self, inst: Instance, store: Store, undos: Mapping[str, Undo]) -> None:
+        self.inst = inst
+        self.store = store
+        self.undos = undos
+        self.hub = Hub(inst)
+        self._behind: set[asyncio.Task[None]] = set()
+
+    @functools.cached_property
+    def net(self) -> Net:
+        from core.kernel import netns
+        from core.net import Net
+
+        if netns.administered():
+            return Net(self.inst, self.store)
+        from core.rootless.network import shared_network
+
+        return Net(self.inst, self.store, shared_network())
+
+    @functools.cached_property
+    def images(self) -> ImageStore:
+        from core.images.store import ImageStore
+
+        return ImageStore(self.inst, self.store)
+
+    @functools.cached_property
+    def sampler(self) -> Sampler:
+        from core.cgroups import Sampler
+
+        return Sampler()
 
     def tell(self, kind: str, action: str, oid: str, **attributes: str) -> None:
         """Publish a change to every open engine."""
-        changes.append(self.inst.events, kind, action, oid, **attributes)
+        append(self.inst.events, kind, action, oid, **attributes)
 
     def behind(self, work: Coroutine[None, None, None]) -> None:
         """Have ``work`` done while nobody waits; :meth:`close` sees it finished."""
@@ -98,7 +124,11 @@ class Context:
         """Let go of everything; containers run on."""
         await asyncio.gather(*self._behind, return_exceptions=True)
         await self.hub.close()
-        await self.net.close()
-        await self.images.close()
-        self.sampler.close()
+        opened = vars(self)
+        if "net" in opened:
+            await self.net.close()
+        if "images" in opened:
+            await self.images.close()
+        if "sampler" in opened:
+            self.sampler.close()
         self.store.close()

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from core.errors import InvalidArgument, NameTaken
+from core.images import platforms
+from core.kernel import acl
 from core.model import Container, ContainerSpec, Image, PortMapping, State
 from core.names import make_id, make_name
 from core.ops import idranges, joins, records, runtimes
@@ -32,12 +34,17 @@ async def create(ctx: Context, spec: ContainerSpec) -> Container:
     :raises InvalidArgument: what and why
     :raises NameTaken: by which container
     """
-    spec = await joins.resolve(ctx, replace(spec, runtime=runtimes.choose(spec)))
+    if (runtime := runtimes.choose(spec)) != spec.runtime:
+        spec = replace(spec, runtime=runtime)
+    spec = await joins.resolve(ctx, spec)
     image = await ctx.images.get(spec.image)
+    if spec.platform:
+        platforms.check(spec.platform, spec.image, image.os, image.architecture, image.variant)
     argv = command_line(spec, image)
     if spec.publish_all:
         spec = replace(spec, ports=spec.ports + _exposed(spec, image))
-    spec = replace(spec, network=spec.network or ctx.net.default_for(spec.ports))
+    if not spec.network:
+        spec = replace(spec, network=ctx.net.default_for(spec.ports))
     if names_files(spec):
         await asyncio.to_thread(check_spec, spec, image.config, argv)
     else:
@@ -57,7 +64,7 @@ async def create(ctx: Context, spec: ContainerSpec) -> Container:
             drop_lock_file(ctx.inst, cid)  # with the object that it stood for
             raise
     ctx.tell("container", "create", cid, name=record.name, image=spec.image)
-    return records.snapshot(ctx, record)
+    return records.picture(ctx, record, record.saved, None)
 
 
 async def _insert(ctx: Context, record: Record) -> Record:
@@ -66,8 +73,10 @@ async def _insert(ctx: Context, record: Record) -> Record:
     first: Callable[[], None] | None = functools.partial(_make_folders, ctx, record.id, record)
     free = await asyncio.to_thread(idranges.free_on_host) if spaces.ids(record.spec)[1] else ()
     while True:
-        named = record if record.name else replace(record, name=make_name())
-        named = replace(named, spec=replace(named.spec, name=named.name))
+        named = record
+        if not record.name:
+            name = make_name()
+            named = replace(record, name=name, spec=replace(record.spec, name=name))
         try:
             return await records.insert(ctx, named, first, free)
         except sqlite3.IntegrityError:
@@ -101,15 +110,11 @@ def command_line(spec: ContainerSpec, image: Image) -> tuple[str, ...]:
 def _exposed(spec: ContainerSpec, image: Image) -> tuple[PortMapping, ...]:
     """A free host port for each port that the image exposes and the user has not published.
 
-    :raises InvalidArgument: more than can be published; a protocol that cannot be
+    :raises InvalidArgument: more than can be published
     """
     taken = {(port.container_port, port.protocol) for port in spec.ports}
     found: dict[PortMapping, None] = {}
     for text in image.config.exposed_ports:
-        if text.endswith("/sctp"):
-            raise InvalidArgument(
-                f"cannot publish {text}, which the image exposes", "only tcp and udp can be", "Name the others with -p"
-            )
         for port in parse_ports(text):
             if (port.container_port, port.protocol) not in taken:
                 found[port] = None
@@ -127,6 +132,7 @@ def _make_folders(ctx: Context, cid: str, record: Record) -> None:
     if record.config.layers:
         # overlayfs shows the upper folder's owner and mode as those of `/`: they must be the image's.
         root = os.stat(record.config.layers[0])
+        acl.drop(folder / "upper")
         os.chown(folder / "upper", root.st_uid, root.st_gid)
         os.chmod(folder / "upper", stat.S_IMODE(root.st_mode))
         os.utime(folder / "upper", ns=(root.st_atime_ns, root.st_mtime_ns))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.errors import NoSpace
 from core.ops import records
-from core.ops.context import Context
-from core.ops.records import Record
 from core.store.lock import drop_lock_file
-from core.store.paths import Instance
+
+if TYPE_CHECKING:
+    from core.ops.context import Context
+    from core.ops.records import Record
+    from core.store.paths import Instance
 
 
 async def discard(ctx: Context, record: Record) -> None:

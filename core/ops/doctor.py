@@ -17,9 +17,9 @@ from core.kernel import bpf, caps, netns
 from core.kernel.userns import contained
 from core.model import Check
 from core.ops import criuinfo, probes, runtimes
-from core.ops.doctor_user import check_user, no_cgroups, no_networks
+from core.ops.doctor_user import check_user, networks, no_cgroups
 from core.ops.hostinfo import nearest
-from core.store.paths import Instance, rootless_user
+from core.store.paths import Instance, find_instance, rootless_user
 from core.units import human_size
 
 _LOW_SPACE = 2 << 30  # bytes: a few images
@@ -46,6 +46,17 @@ def doctor(inst: Instance) -> list[Check]:
         except (OSError, WharfError) as exc:
             found.append(_gap(check.__name__.strip("_"), "warn", f"cannot be found out: {exc}", "", ""))
     return found
+
+
+def examine(error: WharfError, root: Path | None, run: Path | None) -> list[Check]:
+    """The findings where the engine cannot be opened, for which ``error`` says why."""
+    fix = error.fix if "doctor" not in error.fix else "Mend what it names, or choose another data root (--root)"
+    found = [Check("engine", "fail", f"{error.what}: {error.why}", "no command of wharf works", fix)]
+    try:
+        inst = find_instance(root, run)
+    except WharfError:
+        return found  # that is the error, and says what to do
+    return found + doctor(inst)
 
 
 def _ok(name: str, found: str) -> Check:
@@ -169,7 +180,7 @@ def _disk(inst: Instance) -> Iterator[Check]:
 
 def _network(inst: Instance) -> Iterator[Check]:
     if not netns.administered():
-        yield from no_networks()
+        yield from networks()
         return
     problem = probes.links()
     if problem:
@@ -204,6 +215,8 @@ def _network(inst: Instance) -> Iterator[Check]:
         )
     else:
         yield _ok("ip_forward", "1")
+        if probes.guards(inst.nft_table):
+            yield _ok("forward guard", "this host routed nothing before wharf: now to and from bridges only")
 
 
 def _firewall(inst: Instance) -> Iterator[Check]:
@@ -225,8 +238,9 @@ def _firewall(inst: Instance) -> Iterator[Check]:
             "firewall",
             "warn",
             " ".join(foreign),
-            "it may drop what containers forward; published ports do not pass through ufw's rules",
-            "The engine adds accepts for its bridges; published ports open to all addresses stay open in spite of ufw",
+            "it may drop what containers forward; published ports do not pass through its rules for input",
+            "The engine adds accepts for its bridges (where firewalld lets nobody into its table: firewall-cmd "
+            "--zone=trusted --add-interface=BRIDGE); who reaches what: wharf network reach",
         )
     else:
         yield _ok("firewall", "no other one found")

@@ -10,7 +10,9 @@ from core import cgroups
 from core.kernel.userns import read_map
 from core.model import Check
 from core.rootless.ids import ENOUGH, Ids, plan
+from core.rootless.network import shared_network, try_way_out
 from core.store.paths import Instance
+from core.supervise import uplink
 
 _LINGER = Path("/var/lib/systemd/linger")  # loginctl(1)
 
@@ -77,12 +79,24 @@ def no_cgroups() -> Check:
     return Check("cgroups", "warn", why, consequence, fix)
 
 
-def no_networks() -> Iterator[Check]:
-    """For a network namespace that is the host's, and not this user's."""
-    yield Check(
-        "networks",
-        "warn",
-        "none and host",
-        "containers have no network of their own and publish no ports",
-        "Use --network host where that will do, or run wharf as root",
-    )
+def networks() -> Iterator[Check]:
+    """For a network namespace that is the host's, and not this user's: can there be one of their own?"""
+    shared = shared_network()
+    assert shared is not None
+    why, fix = shared.refusal or ("", "")
+    if not why:
+        try:
+            why = try_way_out(shared)
+        except OSError as error:
+            why = error.strerror or str(error)
+        fix = "See: man pasta, man slirp4netns; with a firewall for programs (AppArmor) they need its leave"
+    if why:
+        yield Check(
+            "networks",
+            "warn",
+            f"none and host: {why}",
+            "containers have no network of their own and publish no ports",
+            f"{fix}. Or use --network host where that will do, or run wharf as root",
+        )
+        return
+    yield Check("networks", "ok", f"bridges and published ports, by {' or '.join(uplink.names())}")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
-from core.engine import Session
 from core.errors import Conflict, InvalidArgument
 from core.model import ExecSpec, State
 from core.ops import records
-from core.ops.context import Context
 from core.runtime.spec import exec_process
 from core.supervise import client
+
+if TYPE_CHECKING:
+    from core.engine import Session
+    from core.ops.context import Context
 
 
 async def execute(ctx: Context, ref: str, spec: ExecSpec) -> Session:

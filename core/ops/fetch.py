@@ -9,13 +9,13 @@ from core.model import PullProgress
 from core.ops.context import Context
 
 
-async def pull(ctx: Context, reference: str, insecure: bool) -> AsyncIterator[PullProgress]:
+async def pull(ctx: Context, reference: str, insecure: bool, platform: str = "") -> AsyncIterator[PullProgress]:
     """See :meth:`core.engine.Engine.pull`."""
-    async for progress in _told(ctx, "pull", ctx.images.pull(reference, insecure=insecure)):
+    async for progress in _told(ctx, "pull", ctx.images.pull(reference, insecure, platform)):
         yield progress
 
 
-async def load(ctx: Context, source: Path) -> AsyncIterator[PullProgress]:
+async def load(ctx: Context, source: Path | int) -> AsyncIterator[PullProgress]:
     """See :meth:`core.engine.Engine.load`."""
     async for progress in _told(ctx, "load", ctx.images.load(source)):
         yield progress

@@ -8,6 +8,7 @@ from core.errors import InvalidArgument
 from core.model import Healthcheck
 
 _EVERY, _LONGEST, _RETRIES = 30.0, 30.0, 3
+EVERY_AT_FIRST = 5.0  # in the start period
 _LEAST = 0.001  # seconds, as Docker
 _LEAST_OF_IMAGE = 1.0  # seconds: an image must not have the host fork all the time
 _MOST = 10 * 365 * 86400.0
@@ -26,20 +27,27 @@ def effective(user: Healthcheck | None, image: Healthcheck | None) -> Healthchec
         return None
     if test[0] == "NONE":
         return None
+    interval = own.interval or _of_image(theirs.interval) or _EVERY
     check = Healthcheck(
         test=_command(test),
-        interval=own.interval or (max(_checked(theirs.interval), _LEAST_OF_IMAGE) if theirs.interval else _EVERY),
+        interval=interval,
         timeout=own.timeout or theirs.timeout or _LONGEST,
         start_period=own.start_period or theirs.start_period,
         retries=own.retries or theirs.retries or _RETRIES,
+        start_interval=own.start_interval or _of_image(theirs.start_interval) or min(EVERY_AT_FIRST, interval),
     )
     _checked(check.interval)
+    _checked(check.start_interval)
     _checked(check.timeout)
     if check.start_period:
         _checked(check.start_period)
     if check.retries < 0:
         raise _bad(f"{check.retries} retries are less than none")
     return check
+
+
+def _of_image(interval: float) -> float:
+    return max(_checked(interval), _LEAST_OF_IMAGE) if interval else 0.0
 
 
 def _command(test: tuple[str, ...]) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ class Import:
         self._inst = inst
         self._fds = [self._opened(path)]
         try:
-            plain = spool.plain_file(self._fds[0], inst.trash, lambda: False)
+            plain = spool.plain_file(self._fds[0], inst.trash, lambda taken: None)
             if plain not in self._fds:
                 self._fds.append(plain)
             self._fd = plain

@@ -32,6 +32,7 @@ async def info(ctx: Context) -> HostInfo:
         images=len(await ctx.images.list()),
         engine_version=__version__,
     )
+    host = replace(host, no_networks=". ".join(ctx.net.refusal or ()))
     try:
         settings = config.load()
     except WharfError as error:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from core.errors import NotFound, WharfError
-from core.model import Container, Healthcheck, Image, Network, State
+from core.model import Container, Healthcheck, Image, State
 from core.ops import records
-from core.ops.context import Context
 from core.ops.health import effective
-from core.ops.inspect_host import bindings, host_config
+from core.ops.inspect_host import host_config
+from core.ops.inspect_image import health_view, image_view
+from core.ops.inspect_network import network_settings, network_view
 from core.units import rfc3339
 
-SECOND = 1_000_000_000  # Docker's durations are nanoseconds
+if TYPE_CHECKING:
+    from core.ops.context import Context
 
 
 async def inspect(ctx: Context, ref: str) -> dict[str, object]:
@@ -24,13 +26,13 @@ async def inspect(ctx: Context, ref: str) -> dict[str, object]:
     except NotFound:
         pass
     try:
-        return image_view(await ctx.images.get(ref))
+        return image_view(ctx, await ctx.images.get(ref))
     except WharfError as error:
         if not isinstance(error, NotFound):
             raise
     for network in await ctx.net.describe():
         if ref in (network.name, network.id) or (len(ref) >= 4 and network.id.startswith(ref)):
-            return network_view(network)
+            return await network_view(ctx, network)
     raise NotFound(f"no such object: {ref}", "no container, image or network has that name or id")
 
 
@@ -71,7 +73,7 @@ def container_view(box: Container, config: records.Config, image: Image | None) 
             "Labels": {**config.image.labels, **spec.labels},
             "StopSignal": spec.stop_signal or config.image.stop_signal or "SIGTERM",
             "StopTimeout": round(spec.stop_timeout),
-            "Healthcheck": _health_view(_check(spec.healthcheck, config.image.healthcheck)),
+            "Healthcheck": health_view(_check(spec.healthcheck, config.image.healthcheck)),
             "ExposedPorts": {port: {} for port in config.image.exposed_ports},
         },
         "HostConfig": host_config(box),
@@ -79,7 +81,7 @@ def container_view(box: Container, config: records.Config, image: Image | None) 
         "Mounts": [
             {"Type": m.kind, "Source": m.source, "Destination": m.target, "RW": not m.read_only} for m in spec.mounts
         ],
-        "NetworkSettings": _network_settings(box),
+        "NetworkSettings": network_settings(box),
         "ImageTags": list(image.tags) if image else [],
     }
 
@@ -106,79 +108,3 @@ def _state_view(box: Container) -> dict[str, object]:
 def _check(own: Healthcheck | None, images: Healthcheck | None) -> Healthcheck | None:
     """The check that runs; else the word that switched it off."""
     return effective(own, images) or own or images
-
-
-def _health_view(check: Healthcheck | None) -> dict[str, object] | None:
-    if check is None:
-        return None
-    return {
-        "Test": list(check.test),
-        "Interval": round(check.interval * SECOND),
-        "Timeout": round(check.timeout * SECOND),
-        "StartPeriod": round(check.start_period * SECOND),
-        "Retries": check.retries,
-    }
-
-
-def _network_settings(box: Container) -> dict[str, object]:
-    networks = {
-        end.network: {
-            "IPAddress": end.ip,
-            "IPPrefixLen": end.prefix_len,
-            "Gateway": end.gateway,
-            "MacAddress": end.mac,
-            "Interface": end.interface,
-        }
-        for end in box.endpoints
-    }
-    first: dict[str, Any] = next(iter(networks.values()), {})
-    return {
-        "IPAddress": first.get("IPAddress", ""),
-        "Gateway": first.get("Gateway", ""),
-        "MacAddress": first.get("MacAddress", ""),
-        "Ports": bindings(box.ports),
-        "Networks": networks,
-    }
-
-
-def image_view(image: Image) -> dict[str, object]:
-    """``docker image inspect``."""
-    config = image.config
-    return {
-        "Id": image.id,
-        "RepoTags": list(image.tags),
-        "RepoDigests": list(image.repo_digests),
-        "Created": rfc3339(image.created),
-        "Architecture": image.architecture,
-        "Os": image.os,
-        "Size": image.size,
-        "Config": {
-            "Env": list(config.env),
-            "Cmd": list(config.cmd),
-            "Entrypoint": list(config.entrypoint) or None,
-            "User": config.user,
-            "WorkingDir": config.working_dir,
-            "ExposedPorts": {port: {} for port in config.exposed_ports},
-            "Volumes": {path: {} for path in config.volumes},
-            "Labels": dict(config.labels),
-            "StopSignal": config.stop_signal,
-            "Healthcheck": _health_view(config.healthcheck),
-        },
-        "RootFS": {"Type": "layers", "Layers": list(image.layers)},
-    }
-
-
-def network_view(network: Network) -> dict[str, object]:
-    """``docker network inspect``."""
-    return {
-        "Name": network.name,
-        "Id": network.id,
-        "Created": rfc3339(network.created),
-        "Scope": "local",
-        "Driver": network.driver,
-        "Internal": network.internal,
-        "IPAM": {"Config": [{"Subnet": network.subnet, "Gateway": network.gateway}] if network.subnet else []},
-        "Containers": {cid: {} for cid in network.containers},
-        "Options": {"bridge": network.bridge, "mtu": str(network.mtu)},
-        "Labels": dict(network.labels),
-    }

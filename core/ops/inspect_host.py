@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from core.model import Container, ContainerSpec, DeviceLimit, Mount, PortMapping, Resources
+from typing import TYPE_CHECKING
+
 from core.runtime import defaults, limits, security
+
+if TYPE_CHECKING:
+    from core.model import Container, ContainerSpec, DeviceLimit, Mount, PortMapping, Resources
 
 
 def host_config(box: Container) -> dict[str, object]:
@@ -117,5 +121,6 @@ def bindings(ports: tuple[PortMapping, ...]) -> dict[str, list[dict[str, str]]]:
     view: dict[str, list[dict[str, str]]] = {}
     for port in ports:
         key = f"{port.container_port}/{port.protocol}"
-        view.setdefault(key, []).append({"HostIp": port.host_ip, "HostPort": str(port.host_port)})
+        number = f"{port.host_port}-{port.host_port_last}" if port.host_port_last else str(port.host_port)
+        view.setdefault(key, []).append({"HostIp": port.host_ip, "HostPort": number})
     return view

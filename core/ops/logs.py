@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from core.logs.index import LogView
 from core.logs.reader import follow_lines, read_lines
 from core.model import LogLine, State
 from core.ops import records
-from core.ops.context import Context
+
+if TYPE_CHECKING:
+    from core.ops.context import Context
 
 
 async def logs(

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import shutil
-from pathlib import Path
+import functools
+import importlib
+import os
+from typing import TYPE_CHECKING
 
-from core import rootless
-from core.cgroups import Sampler
-from core.images.store import ImageStore
-from core.net import Net
-from core.ops.context import Context, Hub
-from core.ops.create import undo_create
-from core.ops.start import undo_start
-from core.ops.update import undo_update
+from core.ops.context import Context
 from core.store.db import Store
 from core.store.paths import find_instance
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from core.store.journal import Undo
+
+
+# Verbs whose journals have a step VERB.undo; each has an undo_VERB for it.
+UNDONE = ("checkpoint", "commit", "connect", "create", "ports", "restore", "start", "update")
 
 
 async def open_context(root: Path | None, run: Path | None) -> Context:
@@ -24,33 +27,21 @@ async def open_context(root: Path | None, run: Path | None) -> Context:
     :raises Unavailable: a database that this program cannot use
     """
     inst = find_instance(root, run)
-    rootless.enter(inst)
-    store = Store.open(inst)
-    net, images = Net(inst, store), ImageStore(inst, store)
-    ctx = Context(inst, store, net, images, Hub(inst), Sampler())
+    if os.geteuid() != 0:
+        from core import rootless
 
-    async def create_undo(cid: str) -> None:
-        await undo_create(ctx, cid)
-
-    async def start_undo(cid: str, before: str = "") -> None:
-        await undo_start(ctx, cid, before)
-
-    async def update_undo(cid: str) -> None:
-        await undo_update(ctx, cid)
-
-    async def checkpoint_undo(folder: str) -> None:
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)  # one that was not finished
-
-    async def restore_undo(cid: str) -> None:
-        from core.ops.restore import undo_restore  # late, like the verb itself: it is rare
-
-        await undo_restore(ctx, cid)
-
-    ctx.undos = {
-        "create.undo": create_undo,
-        "start.undo": start_undo,
-        "update.undo": update_undo,
-        "checkpoint.undo": checkpoint_undo,
-        "restore.undo": restore_undo,
-    }
+        rootless.enter(inst)
+    undos: dict[str, Undo] = {}
+    ctx = Context(inst, Store.open(inst), undos)
+    undos |= _undos(ctx)
     return ctx
+
+
+def _undos(ctx: Context) -> dict[str, Undo]:
+    return {f"{verb}.undo": functools.partial(_undo, ctx, verb) for verb in UNDONE}
+
+
+async def _undo(ctx: Context, verb: str, *words: str) -> None:
+    """The verb is loaded now: that is rare, but for its own process."""
+    module = importlib.import_module(f"core.ops.{verb}")
+    await getattr(module, f"undo_{verb}")(ctx, *words)

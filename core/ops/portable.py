@@ -5,7 +5,7 @@ member               content
 ===================  ============================================================================================
 ``checkpoint.json``  as beside every checkpoint (:class:`core.supervise.restoring.Saved`)
 ``criu/NAME``        CRIU's images
-``upper.tar``        the writable layer (:mod:`core.images.diff`)
+``upper.tar``        the writable layer (:mod:`core.images.tarwrite`)
 ``log``              what it wrote, in the log's own format
 ``manifest.json``    the specification that ``create`` was given, size and SHA-256 of all of the above
 ``manifest.mac``     HMAC-SHA256 of the manifest, by a key that only this data root has
@@ -35,7 +35,7 @@ from typing import IO, cast
 from backports import zstd
 
 from core.errors import InvalidArgument
-from core.images import diff
+from core.images import tarwrite
 from core.logs.files import close_chain, open_chain
 from core.ops.records import Record
 from core.store.codec import to_plain
@@ -108,7 +108,8 @@ class Pack:
         :raises WharfError: :raises OSError:
         """
         with open(self._aside / UPPER, "xb") as out:
-            diff.write_layer(str(self._inst.container_dir(self._record.id) / "upper"), out)
+            for piece in tarwrite.layer(self._inst.container_dir(self._record.id) / "upper"):
+                out.write(piece)
         parts = open_chain(self._inst.log_path(self._record.id))
         try:
             with open(self._aside / LOG, "xb") as out:

@@ -26,6 +26,7 @@ from core.kernel.libc import AT_EMPTY_PATH, SYS_MOUNT_SETATTR, syscall
 from core.kernel.netlink import NETLINK_NETFILTER, NETLINK_ROUTE, Netlink, attr_map, string
 from core.kernel.process import CLONE_NEWNS, unshare
 from core.kernel.userns import Range, contained, read_map
+from core.net.ruleset import GUARDED
 
 T = TypeVar("T")
 
@@ -181,6 +182,17 @@ def _links() -> str:
     except OSError as exc:
         return exc.strerror or str(exc)
     return ""
+
+
+def guards(table: str) -> bool:
+    """Does our table keep the host from routing for others than containers (:mod:`core.net.guard`)?"""
+    socket_ = Netlink(NETLINK_NETFILTER)
+    try:
+        return bool(nftables.elements(socket_, table, GUARDED))
+    except OSError:
+        return False  # no such table, or an older one
+    finally:
+        socket_.close()
 
 
 def nft_tables() -> list[tuple[int, str]]:

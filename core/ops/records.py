@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.errors import InvalidArgument, NotFound
 from core.kernel.process import boot_id
 from core.model import Container, ContainerSpec, EndpointInfo, ImageConfig, PortMapping, State
-from core.ops import idranges
-from core.ops.context import Context
-from core.runtime import spaces
+from core.names import DOCKER_HUB
 from core.store.codec import from_plain, to_plain
 from core.store.db import Row
 from core.store.journal import is_open
-from core.supervise import client
+from core.supervise.records import RunState, alive, monitor_alive, read_exit, read_state
+
+if TYPE_CHECKING:
+    from core.ops.context import Context
+    from core.ops.idranges import Span
+    from core.supervise.records import ExitRecord
 
 STOP_GRACE = 15.0  # seconds: what a stop may take beyond its own time, SIGKILL included
 _ID = re.compile(r"^[0-9a-f]{1,64}$")
@@ -143,7 +148,7 @@ async def find_or_none(ctx: Context, cid: str) -> Record | None:
 
 
 async def insert(
-    ctx: Context, record: Record, first: Callable[[], None] | None = None, free_ids: Sequence[idranges.Span] = ()
+    ctx: Context, record: Record, first: Callable[[], None] | None = None, free_ids: Sequence[Span] = ()
 ) -> Record:
     """Add a row.
 
@@ -163,11 +168,15 @@ async def insert(
         with ctx.store.disk.write() as con:
             if not con.execute("SELECT 1 FROM image WHERE id = ?", (record.image,)).fetchone():
                 raise NotFound(f"no such image: {record.spec.image}", "it has just been removed", "Pull it again")
+            from core.ops import idranges  # late: who only looks needs neither
+            from core.runtime import spaces
+
             if spaces.ids(record.spec)[1]:
                 ids = idranges.choose(con, ctx.inst, record.spec, free_ids)
                 added = replace(record, config=replace(record.config, ids=ids))
             texts = (_dump(added.spec), _dump(added.config), _dump(added.saved))
             con.execute("INSERT INTO container VALUES (?, ?, ?, ?, ?, ?, ?)", values + texts)
+            _use(con, record.image)
         return added
 
     return await ctx.store.disk.run(work)
@@ -184,6 +193,22 @@ async def save(ctx: Context, cid: str, saved: Saved) -> None:
     await ctx.store.disk.run(work)
 
 
+async def save_start(ctx: Context, record: Record, saved: Saved) -> None:
+    """:func:`save`, and that the image is in use."""
+    text = _dump(saved)
+
+    def work() -> None:
+        with ctx.store.disk.write() as con:
+            con.execute("UPDATE container SET state = ? WHERE id = ?", (text, record.id))
+            _use(con, record.image)
+
+    await ctx.store.disk.run(work)
+
+
+def _use(con: sqlite3.Connection, image_id: str) -> None:
+    con.execute("UPDATE image SET used = ? WHERE id = ?", (time.time(), image_id))
+
+
 async def save_spec(ctx: Context, cid: str, spec: ContainerSpec) -> None:
     """Replace the specification column."""
     text = _dump(spec)
@@ -195,10 +220,24 @@ async def save_spec(ctx: Context, cid: str, spec: ContainerSpec) -> None:
     await ctx.store.disk.run(work)
 
 
+async def save_networks(ctx: Context, cid: str, spec: ContainerSpec, saved: Saved) -> None:
+    """Replace both, at once: which networks it is to be on, and where it is."""
+    texts = (_dump(spec), _dump(saved))
+
+    def work() -> None:
+        with ctx.store.disk.write() as con:
+            con.execute("UPDATE container SET spec = ?, state = ? WHERE id = ?", (*texts, cid))
+
+    await ctx.store.disk.run(work)
+
+
 async def delete(ctx: Context, cid: str) -> None:
     def work() -> None:
         with ctx.store.disk.write() as con:
+            row = con.execute("SELECT image FROM container WHERE id = ?", (cid,)).fetchone()
             con.execute("DELETE FROM container WHERE id = ?", (cid,))
+            if row:
+                _use(con, row["image"])  # it was in use until now, however long ago the start was
 
     await ctx.store.disk.run(work)
 
@@ -214,19 +253,19 @@ def cgroup(ctx: Context, cid: str, record: Record | None) -> str:
     return f"{parent or ctx.inst.cgroup}/{cid}"
 
 
-def observe(ctx: Context, record: Record) -> tuple[Saved, client.RunState | None]:
+def observe(ctx: Context, record: Record) -> tuple[Saved, RunState | None]:
     """The state as it is now. Reads at most two small files; takes no lock."""
     saved = record.saved
-    run = client.read_state(ctx.inst, record.id)
-    if run is not None and (client.alive(run) or (run.status == "restarting" and client.monitor_alive(run))):
+    run = read_state(ctx.inst, record.id)
+    if run is not None and (alive(run) or (run.status == "restarting" and monitor_alive(run))):
         return _running(saved, run), run
-    ended = client.read_exit(ctx.inst, record.id)
-    if ended is not None and ended.restarting and run is not None and client.monitor_alive(run):
+    ended = read_exit(ctx.inst, record.id)
+    if ended is not None and ended.restarting and run is not None and monitor_alive(run):
         return replace(_running(saved, run), state=State.RESTARTING), run
     was_live = saved.state.live or saved.state is State.RESTARTING or run is not None
     if ended is not None and was_live and _of_this_run(ended, run):
         return _ended(saved, ended), run
-    if run is not None and client.monitor_alive(run):
+    if run is not None and monitor_alive(run):
         # Its init is gone, and the monitor is about to write the exit record.
         return _running(saved, run), run
     if saved.state is State.STARTING and is_open(ctx.inst, "start", record.id):
@@ -237,7 +276,7 @@ def observe(ctx: Context, record: Record) -> tuple[Saved, client.RunState | None
     return saved, run
 
 
-def _of_this_run(ended: client.ExitRecord, run: client.RunState | None) -> bool:
+def _of_this_run(ended: ExitRecord, run: RunState | None) -> bool:
     """Every start by an engine deletes the record first, so that only automatic restarts leave an older one behind.
 
     Times are compared for equality alone: a clock may be set back.
@@ -245,7 +284,7 @@ def _of_this_run(ended: client.ExitRecord, run: client.RunState | None) -> bool:
     return run is None or run.status == "restarting" or ended.started == run.started
 
 
-def _running(saved: Saved, run: client.RunState) -> Saved:
+def _running(saved: Saved, run: RunState) -> Saved:
     state = State.RESTARTING if run.status == "restarting" else State.RUNNING
     if state is State.RUNNING and saved.state in (State.PAUSED, State.STOPPING) and not saved.stop_broken_off:
         state = saved.state
@@ -254,7 +293,7 @@ def _running(saved: Saved, run: client.RunState) -> Saved:
     )
 
 
-def _ended(saved: Saved, ended: client.ExitRecord) -> Saved:
+def _ended(saved: Saved, ended: ExitRecord) -> Saved:
     return replace(
         saved,
         state=State.EXITED if ended.exit_code is not None else State.UNKNOWN,
@@ -269,7 +308,11 @@ def _ended(saved: Saved, ended: client.ExitRecord) -> Saved:
 
 def snapshot(ctx: Context, record: Record) -> Container:
     """The public view of a record, with what is true now."""
-    saved, run = observe(ctx, record)
+    return picture(ctx, record, *observe(ctx, record))
+
+
+def picture(ctx: Context, record: Record, saved: Saved, run: RunState | None) -> Container:
+    """The same with what has been seen of it (:func:`observe`)."""
     live = saved.state.live
     return Container(
         id=record.id,
@@ -293,3 +336,39 @@ def snapshot(ctx: Context, record: Record) -> Container:
         log_path=str(ctx.inst.log_path(record.id)),
         ids=record.config.ids,
     )
+
+
+async def listed(ctx: Context) -> list[Container]:
+    """All containers, newest first, each with ``image_moved`` told. Takes no locks."""
+    boxes = [snapshot(ctx, record) for record in await every(ctx)]
+    names = await ctx.store.disk.run(lambda: _names(ctx)) if boxes else {}
+    return [replace(box, image_moved=True) if _moved(box, names[box.image_id]) else box for box in boxes]
+
+
+def _names(ctx: Context) -> defaultdict[str, set[str]]:
+    """Image id → its full references, tags and digests."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for row in ctx.store.disk.read(
+        "SELECT reference, image FROM tag UNION ALL SELECT reference, image FROM repo_digest"
+    ):
+        found[row["image"]].add(row["reference"])
+    return found
+
+
+def _moved(box: Container, names: Collection[str]) -> bool:
+    said = box.spec.image
+    # The usual forms by themselves; all others are the parser's.
+    if any(f"{start}{said}{end}" in names for start in ("", *DOCKER_HUB) for end in ("", ":latest")):
+        return False
+    digits = said.removeprefix("sha256:")
+    if len(digits) >= 4 and box.image_id.removeprefix("sha256:").startswith(digits):
+        return False  # made by its id
+    from core.images import reference  # late: whoever lists containers should not wait for what few of them need
+
+    try:
+        full = reference.parse(said)
+    except InvalidArgument:
+        return True
+    if full.digest:  # whatever tag was given with it
+        return f"{full.name}@{full.digest}" not in names
+    return str(full) not in names

@@ -7,25 +7,20 @@ by the first engine after a boot, also looks for what no row names: folders, cgr
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import shutil
+from typing import TYPE_CHECKING
 
-from core import cgroups
-from core.errors import NotFound, Timeout, WharfError
-from core.kernel.process import boot_id
+from core.errors import WharfError
 from core.model import State
 from core.ops import records
-from core.ops.context import Context
-from core.ops.discard import rename_away
-from core.ops.records import Record
-from core.ops.settle import release, settle
-from core.ops.start import start
-from core.ops.stop import stop
 from core.store import journal
 from core.store.journal import undo_all
-from core.store.lock import drop_lock_file, object_lock
-from core.supervise import client
+from core.store.lock import object_lock
+from core.supervise.records import monitor_alive
+
+if TYPE_CHECKING:
+    from core.ops.context import Context
+    from core.ops.records import Record
 
 BUSY = 0.05  # seconds: an object that somebody works on right now is in good hands
 
@@ -39,10 +34,14 @@ async def recover(ctx: Context, *, thorough: bool = False) -> list[str]:
     found = await _undo_orphans(ctx, failed)
     for record in await records.every(ctx):
         if _doubtful(ctx, record):
+            from core.ops.mend import mend  # late, with all verbs: mostly there is nothing to do
+
             found = True
-            await _mend(ctx, record, failed)
+            await mend(ctx, record, failed)
     if found or thorough:
-        await _sweep(ctx, failed)
+        from core.ops.mend import sweep
+
+        await sweep(ctx, failed)
     return failed
 
 
@@ -56,6 +55,9 @@ async def _undo_orphans(ctx: Context, failed: list[str]) -> bool:
                 if path.exists():  # else another engine was faster
                     failed += [f"{verb} {oid[:12]}: {text}" for text in await undo_all(steps, ctx.undos)]
                     path.unlink(missing_ok=True)
+                    if verb == "start" and steps:  # whoever waits for it saw it starting
+                        with contextlib.suppress(OSError):
+                            ctx.tell("container", "die", oid, exitCode="128")
     return found
 
 
@@ -63,88 +65,5 @@ def _doubtful(ctx: Context, record: Record) -> bool:
     """True where the row, the run folder and the kernel do not agree. Reads small files only."""
     saved, run = records.observe(ctx, record)
     if saved.state.live or saved.state is State.RESTARTING:
-        return run is None or not client.monitor_alive(run) or record.saved.stop_broken_off
+        return run is None or not monitor_alive(run) or record.saved.stop_broken_off
     return saved.state != record.saved.state or ctx.inst.container_run(record.id).exists()
-
-
-async def _mend(ctx: Context, record: Record, failed: list[str]) -> None:
-    cid = record.id
-    was_running = record.saved.state.live or record.saved.state is State.RESTARTING
-    broken_off = record.saved.stop_broken_off
-    rebooted = was_running and record.saved.boot not in ("", boot_id())
-    try:
-        async with object_lock(ctx.inst, cid, BUSY):
-            record, run = await settle(ctx, cid)
-            if run is not None and not client.monitor_alive(run):
-                await client.adopt(ctx.inst, cid)
-        if rebooted and record.spec.restart.name in ("always", "unless-stopped"):
-            await start(ctx, cid)
-        if broken_off:
-            await stop(ctx, cid, 0.0)
-    except (NotFound, Timeout):
-        pass  # created with --rm and settled away; or somebody works on it right now
-    except (WharfError, OSError) as error:
-        failed.append(f"{record.name}: {error}")
-
-
-async def _sweep(ctx: Context, failed: list[str]) -> None:
-    """Release what no running container accounts for."""
-    # The claims first, then each one's truth under its lock: what begins after this line is not looked at, and what
-    # a verb works on right now is left to it.
-    claims = await asyncio.to_thread(_claims, ctx)
-    pids = {}
-    for record in await records.every(ctx):
-        saved, run = records.observe(ctx, record)
-        if record.spec.cgroup_parent and cgroups.exists(records.cgroup(ctx, record.id, record)):
-            claims.setdefault(record.id, set()).add("cgroup")  # not where the others are
-        if run is not None and client.alive(run):
-            pids[record.id] = run.pid
-        if saved.state.live or saved.state is State.RESTARTING or claims.get(record.id) == {"folder"}:
-            claims.pop(record.id, None)
-    for cid in claims:
-        try:
-            async with object_lock(ctx.inst, cid, BUSY):
-                await _sweep_one(ctx, cid)
-        except Timeout:
-            continue
-        except (WharfError, OSError) as error:
-            failed.append(f"{cid[:12]}: {error}")
-    try:
-        await ctx.net.recover(None, pids)
-        for trash in (ctx.inst.trash, ctx.inst.run / "trash"):
-            for path in trash.iterdir():
-                await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
-    except (WharfError, OSError) as error:
-        failed.append(str(error))
-
-
-def _claims(ctx: Context) -> dict[str, set[str]]:
-    """Who holds something: container ids, with what."""
-    inst = ctx.inst
-    rows = "SELECT container FROM endpoint UNION SELECT container FROM lease UNION SELECT container FROM port"
-    held = {
-        "folder": [path.name for path in (inst.root / "containers").iterdir()],
-        "run": [path.name for path in (inst.run / "c").iterdir()],
-        "lock": [path.name for path in (inst.run / "locks").iterdir() if len(path.name) == 64],
-        "cgroup": cgroups.children(inst.cgroup),
-        "network": [str(row["container"]) for row in ctx.store.run.read(rows)],
-    }
-    claims: dict[str, set[str]] = {}
-    for what, names in held.items():
-        for name in names:
-            claims.setdefault(name, set()).add(what)
-    return claims
-
-
-async def _sweep_one(ctx: Context, cid: str) -> None:
-    """Release everything of a container that does not run; its lock is held."""
-    record = await records.find_or_none(ctx, cid)
-    if record is not None:
-        state = records.observe(ctx, record)[0].state
-        if state.live or state is State.RESTARTING:
-            return
-    await asyncio.to_thread(cgroups.kill, records.cgroup(ctx, cid, record))
-    await release(ctx, cid, record)
-    if record is None:
-        rename_away(ctx.inst, ctx.inst.container_dir(cid))
-        drop_lock_file(ctx.inst, cid)

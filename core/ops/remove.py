@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from core.errors import Conflict, NotFound
 from core.model import State
 from core.ops import records
-from core.ops.context import Context
 from core.ops.discard import discard
 from core.ops.kill import end_now
 from core.ops.settle import release, settle
 from core.store.lock import object_lock
+
+if TYPE_CHECKING:
+    from core.ops.context import Context
 
 
 async def remove(ctx: Context, ref: str, *, force: bool = False) -> None:

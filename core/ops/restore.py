@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from core.ops.discard import discard
 from core.ops.imported import Import, broken
 from core.ops.records import Record
 from core.ops.settle import settle
-from core.ops.start import Resume, bring_up, undo_start
+from core.ops.start import bring_up, tell_failed, undo_start
+from core.ops.wiring import Resume
 from core.store.journal import Journal
 from core.store.lock import object_lock
 from core.supervise.protocol import CHECKPOINT
@@ -109,8 +110,21 @@ async def _from(ctx: Context, record: Record, name: str, program: str) -> Record
             raise Conflict(what, "the checkpoint is of a container with another image", object_id=record.id)
         if meta.get("machine") != os.uname().machine:
             raise Unsupported(what, f"its processes ran on {meta.get('machine')}", "Restore it on such a machine")
-        resume = Resume(given, str(meta.get("address") or ""), saved.options.tcp_established, saved.hold)
-        return await bring_up(ctx, record, resume=resume)
+        resume = Resume(given, _addresses(meta), saved.options.tcp_established, saved.hold)
+        try:
+            return await bring_up(ctx, record, resume=resume)
+        except BaseException:
+            tell_failed(ctx, record)
+            raise
+
+
+def _addresses(meta: Mapping[str, object]) -> dict[str, tuple[str, str]]:
+    """By network, what the container had there."""
+    found = meta.get("addresses")
+    if not isinstance(found, dict):
+        return {}
+    pairs = {str(name): ends for name, ends in found.items() if isinstance(ends, list) and len(ends) == 2}
+    return {name: (str(ends[0]), str(ends[1])) for name, ends in pairs.items()}
 
 
 @contextmanager

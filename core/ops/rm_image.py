@@ -7,7 +7,8 @@ from core.ops.context import Context
 
 
 async def remove_image(ctx: Context, ref: str, *, force: bool = False) -> list[str]:
-    """Untag; with the last tag, delete. Returns Docker's words: ``Untagged: …``, ``Deleted: …``.
+    """Untag; with the last tag, delete. Returns Docker's words: ``Untagged: …``, ``Deleted: …``;
+    with force ``Kept: …`` and by whom, where only the names went.
 
     :raises InUse: containers use it; ``why`` names them
     """
@@ -20,5 +21,7 @@ async def remove_image(ctx: Context, ref: str, *, force: bool = False) -> list[s
     done = list(await ctx.images.remove(ref, force=force, used_by=users))
     for line in done:
         word, _, what = line.partition(": ")
+        if word == "Kept":
+            continue
         ctx.tell("image", "untag" if word == "Untagged" else "delete", image.id, name=what)
     return done

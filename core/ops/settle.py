@@ -10,17 +10,24 @@ import asyncio
 import contextlib
 import shutil
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from core import cgroups
 from core.errors import NotFound, WharfError
 from core.model import State
 from core.ops import records
-from core.ops.context import Context
 from core.ops.discard import discard
-from core.ops.records import Record
 from core.store.lock import drop_lock_file, object_lock
 from core.supervise import client
 from core.supervise.rest import end_strays
+
+if TYPE_CHECKING:
+    from core.ops.context import Context
+    from core.ops.records import Record
+
+# Seconds for the exit record. A monitor that has come in a killed one's place takes five to find out that nobody knows
+# how the process ended (core.supervise.fate.PATIENCE); an engine that waits no longer calls it stopping still.
+_RECORD = 10.0
 
 
 async def settle(ctx: Context, cid: str) -> tuple[Record, client.RunState | None]:
@@ -109,7 +116,7 @@ async def await_end(ctx: Context, cid: str, run: client.RunState, timeout: float
             return False
         # The monitor drains the output before it writes the exit record; a killed one never will.
         with contextlib.suppress(asyncio.TimeoutError):
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(_RECORD):
                 while _still_live(await records.find(ctx, cid), ctx):
                     while (await events.next()).id != cid:
                         pass

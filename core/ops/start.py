@@ -6,22 +6,25 @@ import asyncio
 import contextlib
 import os
 import socket
+import sqlite3
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from core import cgroups
-from core.errors import Conflict, InvalidArgument, PortTaken
+from core.dns import TCP, UDP
+from core.errors import Conflict, StartFailed, WharfError
 from core.kernel.process import boot_id
-from core.model import Container, EndpointInfo, PortMapping, State
-from core.net import Attachment, Published
+from core.model import Container, State
 from core.ops import bundle, joins, records
 from core.ops.context import Context
+from core.ops.links import linked
 from core.ops.records import Record, Saved
 from core.ops.settle import release, settle
 from core.ops.validate import names_files
+from core.ops.wiring import Resume, Wiring, wire
 from core.runtime import spaces
 from core.runtime.defaults import Json
 from core.store.journal import Journal, to_the_end
@@ -29,32 +32,7 @@ from core.store.lock import object_lock
 from core.supervise import client
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Wiring:
-    """What the network gives to one start."""
-
-    netns: int | None  # descriptor; None: the host's namespace
-    endpoints: tuple[EndpointInfo, ...] = ()
-    ports: tuple[PortMapping, ...] = ()
-    reservations: tuple[socket.socket, ...] = ()  # hold the host ports against other processes
-
-
-@dataclass(frozen=True)
-class Resume:
-    """Not from the beginning, but from a checkpoint.
-
-    :param descriptors: the checkpoint's, for :func:`core.supervise.client.launch`
-    :param address: that it had; another will do
-    :param same_address: no other will do
-    :param hold: see :func:`core.supervise.criu.hold_connections`
-    """
-
-    descriptors: Mapping[str, int]
-    address: str = ""
-    same_address: bool = False
-    hold: bool = False
+NEVER_RAN = 128  # exit code of a container whose start failed for another reason than its command, as docker has it
 
 
 async def start(ctx: Context, ref: str, attach: socket.socket | None = None) -> Container:
@@ -71,11 +49,35 @@ async def start(ctx: Context, ref: str, attach: socket.socket | None = None) -> 
             if attach is not None:
                 raise Conflict(f"cannot start {record.name}", f"it is {record.saved.state.value}", "Attach to it")
             return records.snapshot(ctx, record)
-        record = await bring_up(ctx, record, attach)
+        try:
+            record = await bring_up(ctx, record, attach)
+        except BaseException as error:
+            code = await _note_failure(ctx, record, error) if isinstance(error, (WharfError, OSError)) else NEVER_RAN
+            tell_failed(ctx, record, code)
+            raise
     # The monitor has told that it started; now the row says with which addresses and ports.
     for end in record.saved.endpoints:
         ctx.tell("network", "connect", cid, container=record.name, name=end.network)
     return records.snapshot(ctx, record)
+
+
+async def _note_failure(ctx: Context, record: Record, error: WharfError | OSError) -> int:
+    """Keep in the row why it did not start, with docker's code for that, which is returned; the next start that
+    succeeds clears it."""
+    code = error.exit_code if isinstance(error, StartFailed) else 0
+    code = code if code in (126, 127) else NEVER_RAN
+    saved = replace(record.saved, exit_code=code, error=str(error))
+    with contextlib.suppress(
+        WharfError, OSError, sqlite3.Error
+    ):  # a full disk, say: the first error is the one to tell
+        await records.save(ctx, record.id, saved)
+    return code
+
+
+def tell_failed(ctx: Context, record: Record, code: int = NEVER_RAN) -> None:
+    """Tell, as docker does, that a start has failed, once the row says so: who waits saw it starting."""
+    with contextlib.suppress(OSError):  # a full disk: its own error is the one to tell
+        ctx.tell("container", "die", record.id, name=record.name, image=record.spec.image, exitCode=str(code))
 
 
 async def bring_up(
@@ -89,25 +91,31 @@ async def bring_up(
         journal.step("start.undo", cid, records.dump(record.saved))
         with ExitStack() as held:
             joined = await joins.open_joined(ctx, record.spec, held)
-            config = await _configure(ctx, record, joined)
-            # Then the monitor is called: on another processor it gets ready and makes the cgroup, while we make what
+            # The monitor is called first: on another processor it gets ready and makes the cgroup, while we make what
             # else is outside of the container.
-            async with client.Launching(ctx.inst, bundle.launch(ctx, record), bundle.for_monitor(config)) as monitor:
-                async with _beside(asyncio.to_thread(bundle.write, ctx, record, config)):
+            async with client.Launching(ctx.inst, bundle.launch(ctx, record)) as monitor:
+                config = await _configure(ctx, record, joined, monitor)
+                # Another runtime reads the bundle itself.
+                whole = config if record.spec.runtime or resume is not None else None
+                async with _beside(asyncio.to_thread(bundle.write_names, ctx, record, whole)) as names:
                     network = await _own_user_namespace(record, monitor, joined, held)
                     wiring = await wire(ctx, record, joined.network, network, held, resume)
+                owed = names.result()
                 if wiring.endpoints:
-                    await asyncio.to_thread(bundle.write_hosts, ctx, record, wiring.endpoints)
+                    others = await linked(ctx, record)
+                    owed += await asyncio.to_thread(bundle.begin_hosts, ctx, record, wiring.endpoints, others)
                 saved = Saved(
                     State.STARTING, boot=boot_id(), started=time.time(), endpoints=wiring.endpoints, ports=wiring.ports
                 )
-                # The row while the container starts: the disk takes as long as that. That it runs is what its monitor
-                # says from then on (records.observe), and the row need not be written again.
-                async with _beside(records.save(ctx, cid, saved)):
+                # Row and bundle while the container starts: the disk takes as long as that. That it runs is what its
+                # monitor says from then on (records.observe), and the row need not be written again.
+                rest = asyncio.to_thread(bundle.write_rest, ctx, record, config, owed)
+                async with _beside(rest), _beside(records.save_start(ctx, record, saved)):
                     # The monitor gets copies of these descriptors and holds them for as long as the container runs,
                     # restarts included; ours are closed at the end of this block.
                     given = _descriptors(wiring, joined, attach)
-                    await monitor.go([*given, *(resume.descriptors.items() if resume else ())])
+                    await monitor.go([*given, *(resume.descriptors.items() if resume else ())], wiring.proxied)
+                await monitor.confirm()
     return replace(record, saved=saved)
 
 
@@ -124,18 +132,26 @@ async def _beside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Future[
         raise
 
 
-async def _configure(ctx: Context, record: Record, joined: joins.Joined) -> Json:
+async def _configure(ctx: Context, record: Record, joined: joins.Joined, monitor: client.Launching) -> Json:
+    """Tell the monitor what the container is to be."""
     if names_files(record.spec):
-        return await asyncio.to_thread(bundle.config, ctx, record, joined.paths)
-    return bundle.config(ctx, record, joined.paths)
+        config = await asyncio.to_thread(bundle.config, ctx, record, joined.paths)
+    else:
+        config = bundle.config(ctx, record, joined.paths)
+    seccomp = bundle.known_filter(ctx, config)
+    if seccomp is None:
+        seccomp = await asyncio.to_thread(bundle.make_filter, ctx, config)
+    await monitor.configure(bundle.for_monitor(config), seccomp)
+    return config
 
 
 def _descriptors(wiring: Wiring, joined: joins.Joined, attach: socket.socket | None) -> list[tuple[str, int]]:
     named = [] if wiring.netns is None else [("netns", wiring.netns)]
     named += [(f"{client.JOINED}{kind}", fd) for kind, fd in joined.fds.items()]
     named += [] if joined.shm is None else [(client.SHM, joined.shm)]
+    named += [(name, sock.fileno()) for name, sock in zip((UDP, TCP), wiring.resolver, strict=False)]
     named += [] if attach is None else [("attach", attach.fileno())]
-    return named + [(f"hold{number}", sock.fileno()) for number, sock in enumerate(wiring.reservations)]
+    return named + [(name, sock.fileno()) for name, sock in wiring.reservations.items()]
 
 
 async def _own_user_namespace(
@@ -156,81 +172,6 @@ async def _own_user_namespace(
         held.callback(os.close, fd)
     joined.fds["user"] = made["user"]
     return made.get("network")
-
-
-async def wire(
-    ctx: Context,
-    record: Record,
-    others: int | None,
-    own: int | None,
-    held: ExitStack,
-    resume: Resume | None = None,
-) -> Wiring:
-    """The network namespace that the container's ``--network`` asks for.
-
-    :param others: that of the container whose network it shares
-    :param own: one that has been made for it already; None: this makes one
-    """
-    mode, _ = spaces.mode(record.spec, "network")
-    if mode == "host":
-        return Wiring(None)
-    if mode == "container":
-        return Wiring(others)
-    if mode == "none":
-        if own is not None:
-            await ctx.net.set_loopback_up(own)
-            return Wiring(own)
-        fd = await ctx.net.new_netns()
-        held.callback(os.close, fd)
-        return Wiring(fd)
-    attachment = await _attach(ctx, mode, record.id, own, resume)
-    held.callback(os.close, attachment.netns_fd)
-    if not record.spec.ports:
-        return Wiring(attachment.netns_fd, (attachment.endpoint,))
-    published = await _publish(ctx, record, attachment.endpoint.ip)
-    for sock in published.sockets:
-        held.callback(sock.close)
-    return Wiring(attachment.netns_fd, (attachment.endpoint,), published.ports, tuple(published.sockets))
-
-
-async def _attach(ctx: Context, network: str, cid: str, own: int | None, resume: Resume | None) -> Attachment:
-    if resume is None or not resume.address:
-        return await ctx.net.attach(network, cid, namespace=own)
-    if resume.same_address:
-        return await _attach_held(ctx, network, cid, resume)
-    try:
-        return await ctx.net.attach(network, cid, ip=resume.address, namespace=own)
-    except (Conflict, InvalidArgument):  # taken, or of another network by now
-        return await ctx.net.attach(network, cid, namespace=own)
-
-
-async def _attach_held(ctx: Context, network: str, cid: str, resume: Resume) -> Attachment:
-    """Attached as it was, but deaf until its connections are restored."""
-    from core.supervise.criu import hold_connections  # late: a restore is rare
-
-    own = await ctx.net.new_netns()
-    try:
-        if resume.hold:
-            await asyncio.to_thread(hold_connections, own)
-        return await ctx.net.attach(network, cid, ip=resume.address, namespace=own)
-    finally:
-        os.close(own)
-
-
-async def _publish(ctx: Context, record: Record, ip: str) -> Published:
-    """Publish the ports; those of its own last run may be reserved for a moment after its end.
-
-    :raises PortTaken: by somebody else
-    """
-    patience = time.monotonic() + 2.0
-    while True:
-        try:
-            return await ctx.net.publish(record.id, ip, record.spec.ports)
-        except PortTaken:
-            # The monitor of that run and the launcher hold copies until they have heard of the end.
-            if time.time() - record.saved.finished > 15.0 or time.monotonic() > patience:
-                raise
-            await asyncio.sleep(0.02)
 
 
 async def undo_start(ctx: Context, cid: str, before: str = "") -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from core.errors import NotFound, WharfError
 from core.model import State
 from core.ops import records
-from core.ops.context import Context
 from core.ops.kill import end_now, freeze, parse_signal
-from core.ops.records import Record
 from core.ops.settle import await_end, settle
 from core.store.lock import object_lock
 from core.supervise import client
+
+if TYPE_CHECKING:
+    from core.ops.context import Context
+    from core.ops.records import Record
 
 
 async def stop(ctx: Context, ref: str, timeout: float | None = None) -> str:

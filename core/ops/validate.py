@@ -13,22 +13,25 @@ from pathlib import Path
 from typing import Any, cast
 
 from core.cgroups.layout import check_path
-from core.errors import InvalidArgument, NotFound
-from core.model import ContainerSpec, ImageConfig, Mount
+from core.errors import InvalidArgument
+from core.model import ContainerSpec, ImageConfig, Mount, PortMapping
+from core.model.network import is_network
 from core.names import check_name
 from core.net import names
-from core.net.ports import check as check_ports
+from core.net import ports as published
 from core.ops import idranges
 from core.ops.check_limits import MOST, check_limits
+from core.ops.check_networks import check_networks, check_words
 from core.ops.context import Context
 from core.ops.health import effective
 from core.ops.kill import parse_signal
+from core.ops.links import check_links
 from core.runtime import seccomp
 from core.runtime import spec as oci
 from core.runtime.mounts import PROPAGATION, clean_path
 from core.store.codec import to_plain
 
-MOST_PORTS = 500  # each is a descriptor here, in the launcher and in the monitor; 1024 is a usual limit
+MOST_PORTS = 10_000
 _YEARS = 10 * 365 * 86400.0  # seconds
 _LABEL = "[a-zA-Z0-9_](?:[a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?"
 _HOSTNAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")  # RFC 1123, and the underscore that Compose's names have
@@ -46,6 +49,13 @@ _TMPFS_KEYS = {
     "mpol": r"[a-z]{1,16}(=[a-z]{1,16})?(:[0-9,-]{1,256})?",
 }
 
+_TMPFS_LIKE = {
+    "size": "Write it like size=64m or size=50%",
+    "mode": "Write it in octal, like mode=1777",
+    "uid": "It is a number",
+    "gid": "It is a number",
+}
+
 
 async def check_surroundings(ctx: Context, spec: ContainerSpec) -> None:
     """:raises NotFound: no such network :raises InvalidArgument: a parent cgroup that is kept for containers
@@ -56,11 +66,8 @@ async def check_surroundings(ctx: Context, spec: ContainerSpec) -> None:
         raise InvalidArgument(
             f"invalid parent cgroup {spec.cgroup_parent!r}", "the engine keeps its own containers there", "Drop it"
         )
-    ctx.net.check(spec.network)
-    if spec.network not in ("none", "host", "bridge") and not spec.network.startswith("container:"):
-        known = [net.name for net in await ctx.net.describe()]
-        if spec.network not in known:
-            raise NotFound(f"no such network: {spec.network}", "there are " + ", ".join(known), "`wharf network ls`")
+    await check_networks(ctx, spec)
+    await check_links(ctx, spec)
 
 
 def names_files(spec: ContainerSpec) -> bool:
@@ -71,7 +78,7 @@ def names_files(spec: ContainerSpec) -> bool:
 def check_spec(spec: ContainerSpec, image: ImageConfig, argv: Sequence[str]) -> None:
     """All that can be said without other objects. Not for the event loop's thread where it :func:`names_files`.
 
-    :raises InvalidArgument: :raises Unsupported: a port on an IPv6 address
+    :raises InvalidArgument: what and why
     """
     for text in _texts(to_plain(spec)):
         _check_text(text)
@@ -89,7 +96,8 @@ def check_spec(spec: ContainerSpec, image: ImageConfig, argv: Sequence[str]) -> 
     check_limits(spec.resources)
     if not 0 < spec.shm_size < MOST:
         raise InvalidArgument(f"invalid size of /dev/shm: {spec.shm_size}", "it is not positive", "Say --shm-size 64m")
-    _check_ports(spec)
+    check_words(spec)
+    check_published(spec)
     _check_mounts(spec.mounts)
     _check_bundle(spec, image, argv)
 
@@ -164,24 +172,30 @@ def _check_house(spec: ContainerSpec) -> None:
         check_path(spec.cgroup_parent)
 
 
-def _check_ports(spec: ContainerSpec) -> None:
-    if spec.ports and (spec.network in ("host", "none") or spec.network.startswith("container:")):
+def check_published(spec: ContainerSpec) -> None:
+    """:raises InvalidArgument: ports that cannot be, or not with that network"""
+    if spec.ports and not is_network(spec.network):
         raise InvalidArgument(
             f"ports cannot be published with --network {spec.network}",
             "there is no interface of its own to lead them to",
             "Leave out -p, or use a bridge network",
         )
-    wanted = check_ports(spec.ports)
+    check_ports(spec.ports)
+
+
+def check_ports(ports: Iterable[PortMapping]) -> None:
+    """:raises InvalidArgument: not ports, too many, or two that cannot both be"""
+    wanted = published.check(ports)
     if len(wanted) > MOST_PORTS:
         raise InvalidArgument(f"{len(wanted)} ports", f"at most {MOST_PORTS} can be published", "Publish fewer")
-    seen: set[tuple[str, int, str]] = set()
+    seen: dict[tuple[str, int], list[PortMapping]] = {}
     for port in wanted:
-        key = (port.host_ip, port.host_port, port.protocol)
-        if port.host_port and key in seen:
+        others = seen.setdefault((port.protocol, port.host_port), [])
+        if any(published.overlap(port, other) for other in others):
             raise InvalidArgument(
                 f"host port {port.host_port}/{port.protocol} is published twice", "it can lead to one place", "Drop one"
             )
-        seen.add(key)
+        others.append(port)
 
 
 def _check_mounts(mounts: Iterable[Mount]) -> None:
@@ -200,7 +214,15 @@ def _check_mounts(mounts: Iterable[Mount]) -> None:
         _check_source(mount)
         for option in mount.options:
             if not _is_option(mount.kind, option):
-                raise InvalidArgument(f"invalid option {option!r} of mount {target}", "it is not known", "Leave it out")
+                raise _bad_option(mount.kind, option, target)
+
+
+def _bad_option(kind: str, option: str, target: str) -> InvalidArgument:
+    key, equals, value = option.partition("=")
+    what = f"invalid option {option!r} of mount {target}"
+    if kind == "tmpfs" and equals and key in _TMPFS_KEYS:
+        return InvalidArgument(what, f"{value!r} is no value for {key}", _TMPFS_LIKE.get(key, "Give another"))
+    return InvalidArgument(what, "it is not known", "Leave it out")
 
 
 def _check_source(mount: Mount) -> None:
@@ -209,7 +231,7 @@ def _check_source(mount: Mount) -> None:
     elif mount.kind == "bind":
         if not mount.source.startswith("/"):
             raise InvalidArgument(f"cannot mount {mount.source!r}", "it is not an absolute path", "Begin it with /")
-        if not Path(mount.source).exists():
+        if not mount.make and not Path(mount.source).exists():
             raise InvalidArgument(
                 f"cannot mount {mount.source}", "it does not exist on this host", f"mkdir -p {mount.source}"
             )
@@ -225,9 +247,9 @@ def _is_option(kind: str, option: str) -> bool:
 
 def _check_bundle(spec: ContainerSpec, image: ImageConfig, argv: Sequence[str]) -> None:
     """Make what a start writes, to see that it can be made."""
-    has_gateway = spec.network not in ("host", "none") and not spec.network.startswith("container:")
-    names.hosts_file("", "", extra_hosts=spec.extra_hosts, gateway="192.0.2.1" if has_gateway else "")
-    names.resolv_conf("", spec.dns)
+    has_gateway = is_network(spec.network)
+    names.hosts_file((), "", extra_hosts=spec.extra_hosts, gateway="192.0.2.1" if has_gateway else "")
+    names.resolv_conf("", spec.dns, search=spec.dns_search, options=spec.dns_options)
     config = oci.build_config(
         spec,
         image,

@@ -15,22 +15,22 @@ from core.supervise import client
 async def wait(ctx: Context, ref: str) -> int:
     """Wait until the container neither runs nor is about to be restarted.
 
-    :returns: its exit code; -1 where nobody can know it
+    :returns: its exit code, or that of a start that failed; -1 where nobody can know it
     """
     with ctx.hub.subscribe() as events:
         record = await records.find(ctx, ref)
-        code = -1
+        code: int | None = None
         while True:
             saved, run = records.observe(ctx, record)
             if not (saved.state.live or saved.state is State.RESTARTING):
                 known = saved.exit_code if saved.exit_code is not None else code
-                return 0 if saved.state is State.CREATED else known
+                return (0 if saved.state is State.CREATED else -1) if known is None else known
             seen = await _next(events, record.id, run)
             code = seen if seen is not None else code
             try:
                 record = await records.find(ctx, record.id)
             except NotFound:  # --rm
-                return code
+                return -1 if code is None else code
 
 
 async def _next(events: Subscription, cid: str, run: client.RunState | None) -> int | None:
