@@ -26,9 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return oci_runtime(arguments[1:])
     if arguments:
+        import gc
+
+        gc.set_threshold(100_000)  # importing makes nothing but what stays
         from core.cli import main as command_line
 
-        return command_line(arguments)
+        code = command_line(arguments)
+        gc.freeze()  # the process ends: to search all that it has for garbage would take a tenth of a `ps`
+        return code
     if not (os.isatty(0) and os.isatty(1)):
         return _fail("the workstation needs a terminal. `wharf --help` lists commands for scripts", 125, False)
     for name in ("COLUMNS", "LINES"):

@@ -6,48 +6,15 @@ workspace (the *desk*) and returns at once; what takes time becomes a job (:mod:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from core.model import Container, State
+from tui.action import ALL, CONTAINERS, LISTS, LOG, MARKED, ONE, PANELS, Action
+from tui.actions_images import image_actions
+from tui.actions_networks import network_actions
 from tui.handlers import containers, images, view
 
-if TYPE_CHECKING:
-    from tui.screens.workspace import Workspace
-
-PANELS = ("containers", "images", "networks", "log", "resources")
-LISTS = frozenset({"containers", "images", "networks"})
-ONE = frozenset({"containers", "log", "resources"})  # where one container is in view
-ALL = frozenset(PANELS)
-LOG = frozenset({"log"})
-CONTAINERS = frozenset({"containers"})
-IMAGES = frozenset({"images"})
-
-Handler = Callable[["Workspace"], None]
-When = Callable[[Container], bool]
-
-
-@dataclass(frozen=True)
-class Action:
-    """One thing that a user can do. ``keys`` are Textual's key names, comma separated ("": palette only)."""
-
-    id: str  # also the id of its key binding
-    label: str
-    keys: str
-    contexts: frozenset[str]
-    handler: Handler
-    about: str = ""  # one sentence for help and palette
-    group: str = "Workstation"
-    danger: bool = False  # asks first and says what is lost
-    footer: int = 0  # place in the footer, 1 first; 0 not shown there
-    word: str = ""  # the footer's word; "" = the label in lower case
-    when: When | None = None  # footer only: whether it makes sense for the chosen container
-    needs: str = ""  # a field of HostInfo: without it, help and palette do not show the action
-
-    @property
-    def footer_word(self) -> str:
-        return self.word or self.label.lower()
+__all__ = ["ACTIONS", "ALL", "BY_ID", "LISTS", "LOG", "PANELS", "Action", "footer", "in_context"]
 
 
 def _there(container: Container) -> bool:
@@ -101,7 +68,7 @@ def _container_everyday() -> Iterable[Action]:
     )
 
 
-def _container_others() -> Iterable[Action]:
+def _container_ends() -> Iterable[Action]:
     group = "Container"
     yield Action(
         "container.pause",
@@ -138,6 +105,10 @@ def _container_others() -> Iterable[Action]:
         footer=6,
         when=_there,
     )
+
+
+def _container_others() -> Iterable[Action]:
+    group = "Container"
     yield Action(
         "container.attach",
         "Attach",
@@ -157,6 +128,16 @@ def _container_others() -> Iterable[Action]:
         "Show and copy the docker command that makes this container.",
         group,
     )
+
+
+def _container_outcome() -> Iterable[Action]:
+    group = "Container"
+    about = "The files in which it is not like its image."
+    yield Action("container.changes", "Changed files", "D", ONE, containers.changes, about, group)
+    about = "Its files as they are now become an image (docker commit)."
+    yield Action("container.commit", "Make an image of it", "M", ONE, containers.commit, about, group)
+    about = "All its files as a tar on this host."
+    yield Action("container.export", "Export its files", "W", ONE, containers.export, about, group)
 
 
 def _checkpoint_actions() -> Iterable[Action]:
@@ -186,62 +167,6 @@ def _checkpoint_actions() -> Iterable[Action]:
     )
 
 
-def _image_actions() -> Iterable[Action]:
-    group = "Image"
-    yield Action(
-        "image.pull",
-        "Pull an image",
-        "P",
-        ALL,
-        images.pull,
-        "Get an image from a registry, with progress per layer.",
-        group,
-        word="pull",
-        footer=8,
-    )
-    yield Action(
-        "image.load",
-        "Load an archive",
-        "L",
-        ALL,
-        images.load,
-        "Load a docker save or OCI archive from this machine.",
-        group,
-        word="load",
-    )
-    yield Action(
-        "image.run",
-        "Run a container",
-        "n",
-        LISTS,
-        images.run_form,
-        "A form for a new container; shows the equivalent command.",
-        group,
-        word="run",
-        footer=7,
-    )
-    yield Action(
-        "image.remove",
-        "Remove the image",
-        "d",
-        IMAGES,
-        images.remove,
-        "Untag it; with its last tag its layers go.",
-        group,
-        danger=True,
-        word="remove",
-        footer=6,
-    )
-    yield Action(
-        "app.demo",
-        "Demo",
-        "x",
-        ALL,
-        images.demo,
-        "Make a small image from this host and start containers that show everything.",
-    )
-
-
 def _list_actions() -> Iterable[Action]:
     group = "Lists"
     yield Action(
@@ -255,17 +180,17 @@ def _list_actions() -> Iterable[Action]:
         word="filter",
         footer=10,
     )
-    yield Action("list.mark", "Mark", "space", CONTAINERS, view.mark, "Mark for an action on several.", group)
+    yield Action("list.mark", "Mark", "space", MARKED, view.mark, "Mark for an action on several.", group)
     yield Action(
         "list.mark_range",
         "Mark up to here",
         "ctrl+@",
-        CONTAINERS,
+        MARKED,
         view.mark_range,
         "Mark from the last mark to the cursor (ctrl+space).",
         group,
     )
-    yield Action("list.mark_all", "Mark all", "*", CONTAINERS, view.mark_all, "Mark all shown, or none.", group)
+    yield Action("list.mark_all", "Mark all", "*", MARKED, view.mark_all, "Mark all shown, or none.", group)
     yield Action(
         "list.sort", "Sort", "S", LISTS, view.sort, "The next order; a click on a heading chooses and reverses.", group
     )
@@ -296,6 +221,14 @@ def _log_actions() -> Iterable[Action]:
 
 
 def _app_actions() -> Iterable[Action]:
+    yield Action(
+        "app.demo",
+        "Demo",
+        "x",
+        ALL,
+        images.demo,
+        "Make a small image from this host and start containers that show everything.",
+    )
     yield Action("app.help", "Help", "?", ALL, view.show_help, "All keys.", footer=90)
     yield Action("app.palette", "Commands", ":", ALL, view.palette, "Everything by name.", footer=80, word="command")
     yield Action("app.jobs", "Jobs", "J", ALL, view.show_jobs, "Pulls, loads and the like: progress, cancel.")
@@ -311,9 +244,12 @@ def _app_actions() -> Iterable[Action]:
 
 ACTIONS: tuple[Action, ...] = (
     *_container_everyday(),
+    *_container_ends(),
     *_container_others(),
+    *_container_outcome(),
     *_checkpoint_actions(),
-    *_image_actions(),
+    *image_actions(),
+    *network_actions(),
     *_list_actions(),
     *_log_actions(),
     *_app_actions(),

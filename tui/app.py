@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from textual import events
 from textual.screen import Screen
 
 from core.engine import Engine
@@ -40,8 +41,18 @@ class WharfApp(RenderApp[None]):
         self.set_keymap(keymap.overrides)
         self.desk = Workspace(engine, keymap, os.uname().nodename)
 
+    async def on_event(self, event: events.Event) -> None:
+        """Textual's; a key that is still waiting when the last screen has gone finds nobody."""
+        if not (isinstance(event, events.Key) and not self.screen_stack):
+            await super().on_event(event)
+
     def get_default_screen(self) -> Screen[None]:
         return self.desk
+
+    def push_screen(self, *args: Any, **options: Any) -> Any:
+        """Textual's; what was notified before would lie over the new screen, and goes."""
+        self.clear_notifications()
+        return super().push_screen(*args, **options)
 
     def _first_theme(self, chosen: str, default: str) -> str:
         """Register the one theme that the first frame needs (the others on first use), and give its name."""

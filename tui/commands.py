@@ -9,27 +9,47 @@ from typing import TYPE_CHECKING
 from textual.command import CommandPalette, DiscoveryHit, Hit, Hits, Provider, SearchIcon
 
 from tui import text
-from tui.actions import ACTIONS
+from tui.actions import ACTIONS, PANELS, Action
 
 if TYPE_CHECKING:
     from tui.screens.workspace import Workspace
 
-Command = tuple[str, str, Callable[[], None]]  # words, help, what to do
+Command = tuple[str, str, Callable[[], None], float]  # words, help, what to do, how near: 1 in this panel
 
 
 def _actions(desk: Workspace) -> Iterator[Command]:
-    for action in ACTIONS:
-        if desk.active in action.contexts and not action.id.startswith("panel.") and desk.offers(action):
-            key = desk.keymap.label(action.id)
+    """Those of the panel in focus, then those of the others, which name it and are done in it."""
+    for here in (True, False):
+        for action in ACTIONS:
+            near = desk.active in action.contexts
+            if near is not here or action.id.startswith("panel.") or not desk.offers(action):
+                continue
             words = f"{action.group}: {action.label}" if action.group != "Workstation" else action.label
-            yield words, f"{key}  {action.about}".strip(), partial(desk.perform, action.id)
+            where = "" if here else f"in {home(desk, action).capitalize()}: "
+            about = f"{desk.keymap.label(action.id)}  {where}{action.about}".strip()
+            yield words, about, partial(_perform, desk, action), 1.0 if here else 0.8
+
+
+def home(desk: Workspace, action: Action) -> str:
+    """The panel in which an action is done: the one in focus, else the last list, else its first."""
+    for panel in (desk.active, desk.last_list, *PANELS):
+        if panel in action.contexts:
+            return panel
+    raise ValueError(f"{action.id} belongs to no panel")
+
+
+def _perform(desk: Workspace, action: Action) -> None:
+    panel = home(desk, action)
+    if panel != desk.active:
+        desk.focus_panel(panel)
+    desk.perform(action.id)
 
 
 def _objects(desk: Workspace) -> Iterator[Command]:
     for container in desk.snapshot.containers:
-        yield f"go to {container.name}", f"container, {container.state.value}", partial(desk.choose, container.id)
+        yield f"go to {container.name}", f"container, {container.state.value}", partial(desk.choose, container.id), 1.0
     for name in desk.theme_names:
-        yield f"theme {name}", "colours", partial(desk.set_theme, name)
+        yield f"theme {name}", "colours", partial(desk.set_theme, name), 1.0
 
 
 class DeskProvider(Provider):
@@ -45,14 +65,14 @@ class DeskProvider(Provider):
         return desk
 
     async def discover(self) -> Hits:
-        for words, about, command in _actions(self._desk):
+        for words, about, command, _ in _actions(self._desk):
             yield DiscoveryHit(text.safe(words), command, text=words, help=_help(about))
 
     async def search(self, query: str) -> Hits:
         matcher = self.matcher(query)
-        for words, about, command in [*_actions(self._desk), *_objects(self._desk)]:
+        for words, about, command, near in [*_actions(self._desk), *_objects(self._desk)]:
             # Names of containers come from outside: what is matched and shown is plain text, never markup.
-            score = matcher.match(words)
+            score = matcher.match(words) * near
             if score > 0:
                 yield Hit(score, text.safe(words), command, text=words, help=_help(about))
 
@@ -62,6 +82,11 @@ class Palette(CommandPalette):
 
     def on_mount(self) -> None:
         self.query_one(SearchIcon).icon = ":"
+
+    @property
+    def at_work(self) -> bool:
+        """True while it still searches for what was typed: Enter must not take a hit of the letters before."""
+        return any(worker.node is self and not worker.is_finished for worker in self.workers)
 
 
 def _help(about: str) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from core.model import ContainerSpec, DeviceMapping, Mount, PortMapping, Resources
+from core.model import ContainerSpec, DeviceMapping, EndpointSpec, Mount, PortMapping, Resources
 
 
 def _port(port: PortMapping) -> str:
-    host = f"{port.host_ip}:" if port.host_ip else ""
+    address = f"[{port.host_ip}]" if ":" in port.host_ip else port.host_ip
+    host = f"{address}:" if address else ""
     number = str(port.host_port) if port.host_port else ""
+    number += f"-{port.host_port_last}" if port.host_port_last else ""
     # Docker's grammar: an address needs its colon even where the host port is left open.
     left = f"{host}{number}:" if host or number else ""
     protocol = "" if port.protocol == "tcp" else f"/{port.protocol}"
@@ -20,8 +22,18 @@ def _port(port: PortMapping) -> str:
 def _mount(mount: Mount) -> list[str]:
     if mount.kind == "tmpfs":
         return ["--tmpfs", mount.target + (":" + ",".join(mount.options) if mount.options else "")]
+    if mount.kind == "bind" and not mount.make:
+        return ["--mount", _csv(_bind(mount))]
     options = [*mount.options, *(["ro"] if mount.read_only else [])]
     return ["-v", ":".join([mount.source, mount.target, *([",".join(options)] if options else [])])]
+
+
+def _bind(mount: Mount) -> Iterator[str]:
+    """Unlike ``-v``, it makes no folder where there is none."""
+    yield from ("type=bind", f"source={mount.source}", f"target={mount.target}")
+    yield from ("readonly" for _ in range(mount.read_only))
+    for option in mount.options:
+        yield option if option in ("idmap", "ridmap") else f"bind-propagation={option}"
 
 
 def _device(device: DeviceMapping) -> str:
@@ -91,6 +103,7 @@ def _health(spec: ContainerSpec) -> Iterator[str]:
         ("--health-interval", check.interval),
         ("--health-timeout", check.timeout),
         ("--health-start-period", check.start_period),
+        ("--health-start-interval", check.start_interval),
     ):
         if seconds:  # 0: the image's, as docker says it too
             yield from (flag, f"{seconds:g}s")
@@ -116,7 +129,7 @@ def _flags(spec: ContainerSpec) -> Iterator[str]:
         ("--domainname", spec.domainname),
         ("--user", spec.user),
         ("--workdir", spec.working_dir),
-        ("--network", "" if spec.network in ("", "bridge") else spec.network),
+        ("--network", "" if spec.network in ("", "bridge") or spec.networks else spec.network),
         ("--stop-signal", spec.stop_signal),
         ("--stop-timeout", "" if spec.stop_timeout == ContainerSpec.stop_timeout else f"{spec.stop_timeout:g}"),
         ("--shm-size", "" if spec.shm_size == ContainerSpec.shm_size else _memory(spec.shm_size)),
@@ -126,6 +139,7 @@ def _flags(spec: ContainerSpec) -> Iterator[str]:
         ("--cgroupns", "" if spec.cgroupns == "private" else spec.cgroupns),
         ("--userns", spec.userns),
         ("--runtime", spec.runtime),
+        ("--platform", spec.platform),
         ("--cgroup-parent", spec.cgroup_parent and f"/{spec.cgroup_parent}"),
         ("--oom-score-adj", str(spec.oom_score_adj or "")),
     ):
@@ -147,11 +161,32 @@ def _lists(spec: ContainerSpec) -> Iterator[str]:
         ("--device-cgroup-rule", spec.device_cgroup_rules),
         ("--volumes-from", spec.volumes_from),
         ("--annotation", tuple(f"{key}={value}" for key, value in spec.annotations.items())),
+        ("--network", tuple(_network(end) for end in spec.networks)),
+        ("--link", spec.links),
         ("--dns", spec.dns),
+        ("--dns-search", spec.dns_search),
+        ("--dns-option", spec.dns_options),
         ("--add-host", spec.extra_hosts),
     ):
         for value in values:
             yield from (flag, value)
+
+
+def _network(end: EndpointSpec) -> str:
+    """``name=web,alias=db,…``: what has no words in docker's is left out."""
+    options = [f"com.docker.network.endpoint.ifname={end.interface}"] if end.interface else []
+    if end.sysctls:
+        pairs = ",".join(f"{key}={value}" for key, value in end.sysctls.items())
+        options.append(f"com.docker.network.endpoint.sysctls={pairs}")
+    words = [("alias", alias) for alias in end.aliases] + [("ip", end.ip), ("ip6", end.ip6), ("mac-address", end.mac)]
+    words += [("gw-priority", str(end.priority or "")), *(("driver-opt", option) for option in options)]
+    given = [f"{key}={value}" for key, value in words if value]
+    return _csv([f"name={end.network}", *given]) if given else end.network
+
+
+def _csv(words: Iterable[str]) -> str:
+    """As docker reads it: a line of CSV."""
+    return ",".join(f'"{word}"' if "," in word else word for word in words)
 
 
 def docker_run(spec: ContainerSpec, *, name: str = "") -> str:

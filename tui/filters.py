@@ -6,7 +6,7 @@ of the row, or a label) · ``!key=value``. Case does not matter. Pure; no Textua
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 
 def _fuzzy(needle: str, text: str) -> bool:
@@ -34,6 +34,16 @@ def matches(text: str, fields: Mapping[str, str], labels: Mapping[str, str] | No
         if _holds(term[1:] if inverse else term, fields, labels or {}) == inverse:
             return False
     return True
+
+
+def unknown(text: str, key: str, values: Iterable[str]) -> str:
+    """The first value that ``text`` asks of a field and that none of ``values`` has; "" where each fits one."""
+    known = list(values)
+    for term in text.lower().split():
+        name, equals, wanted = term.removeprefix("!").partition("=")
+        if equals and name == key and not any(wanted in value for value in known):
+            return wanted
+    return ""
 
 
 def needle(text: str) -> str:

@@ -72,11 +72,17 @@ def _pids(word: str) -> int:
     return int(word)
 
 
-def _options(line: str) -> ContainerSpec:
+def _options(line: str, network: str) -> ContainerSpec:
+    """What the line says, with the network of its own field: the first one, unless the line names it too. The field's
+    ``bridge`` (an ordinary user's ``none``) is where nothing was chosen, and gives way to what the line names."""
     # Late: the command line's parser is of no use to a form whose line stays empty.
     from core.cli.run import read_options
 
-    return read_options(_words(line))
+    words = _words(line)
+    base = read_options(words)
+    if network in ("", "bridge", "none", base.network, *(end.network for end in base.networks)):
+        return base
+    return read_options(["--network", network, *words])
 
 
 class _Reader:
@@ -106,7 +112,8 @@ def build_spec(values: Mapping[str, str], flags: Mapping[str, bool]) -> Result:
     nothing: tuple[str, ...] = ()
     no_ports: tuple[PortMapping, ...] = ()
     no_mounts: tuple[Mount, ...] = ()
-    base = reader.read("options", _options, ContainerSpec(image=""))
+    network = values.get("network", "").strip()
+    base = reader.read("options", lambda line: _options(line, network), ContainerSpec(image=""))
     resources = replace(
         base.resources,
         memory=reader.read("memory", _memory, base.resources.memory),
@@ -115,7 +122,6 @@ def build_spec(values: Mapping[str, str], flags: Mapping[str, bool]) -> Result:
     )
     command = reader.read("command", lambda line: tuple(_words(line)), nothing)
     restart = RestartPolicy(values.get("restart", "") or "no")
-    network = values.get("network", "").strip()
     spec = replace(
         base,
         image=values.get("image", "").strip(),
@@ -124,7 +130,7 @@ def build_spec(values: Mapping[str, str], flags: Mapping[str, bool]) -> Result:
         ports=(*base.ports, *reader.read("ports", _ports, no_ports)),
         env=(*base.env, *reader.read("env", _env, nothing)),
         mounts=(*base.mounts, *reader.read("mounts", _mounts, no_mounts)),
-        network=base.network if base.network and network == "bridge" else network,
+        network=base.network or network,
         user=values.get("user", "").strip() or base.user,
         working_dir=values.get("workdir", "").strip() or base.working_dir,
         resources=resources,
@@ -135,12 +141,18 @@ def build_spec(values: Mapping[str, str], flags: Mapping[str, bool]) -> Result:
         init=base.init or flags.get("init", False),
         read_only=base.read_only or flags.get("read_only", False),
     )
+    return Result(spec, reader.errors | _contradictions(spec))
+
+
+def _contradictions(spec: ContainerSpec) -> dict[str, str]:
+    """What cannot be, by the field that shows it."""
+    found = {}
     if not spec.image:
-        reader.errors["image"] = "which image? Its name, like nginx:1.27"
+        found["image"] = "which image? Its name, like nginx:1.27"
     elif any(character.isspace() for character in spec.image):
-        reader.errors["image"] = "an image's name has no spaces; the command has its own field"
+        found["image"] = "an image's name has no spaces; the command has its own field"
     if spec.auto_remove and spec.restart.name != "no":
-        reader.errors["restart"] = "a container that is removed when it ends cannot be started again"
+        found["restart"] = "a container that is removed when it ends cannot be started again"
     if spec.ports and spec.network in ("none", "host"):
-        reader.errors["ports"] = f"network {spec.network} publishes no ports"
-    return Result(spec, reader.errors)
+        found["ports"] = f"network {spec.network} publishes no ports"
+    return found

@@ -14,7 +14,10 @@ import signal
 import sys
 import termios
 import tty
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from textual import events
+from textual.message import Message
 
 from core.engine import Engine, Session
 from core.errors import CommandNotExecutable, CommandNotFound, NotFound, WharfError
@@ -43,6 +46,30 @@ async def open_shell(engine: Engine, cid: str, name: str, shells: Sequence[str] 
     )
 
 
+_SEQUENCES = {
+    "up": b"\x1b[A",
+    "down": b"\x1b[B",
+    "right": b"\x1b[C",
+    "left": b"\x1b[D",
+    "home": b"\x1b[H",
+    "end": b"\x1b[F",
+    "delete": b"\x1b[3~",
+    "pageup": b"\x1b[5~",
+    "pagedown": b"\x1b[6~",
+}  # as xterm sends them (ctlseqs, "PC-Style Function Keys")
+
+
+def as_typed(read: Iterable[Message]) -> bytes:
+    """The bytes of keys that the workstation had read already when the terminal went to somebody else."""
+    typed = b""
+    for event in read:
+        if isinstance(event, events.Paste):
+            typed += event.text.encode()
+        elif isinstance(event, events.Key):
+            typed += event.character.encode() if event.character else _SEQUENCES.get(event.key, b"")
+    return typed
+
+
 class _Detach:
     """Finds the detach keys in what is typed; gives on all that does not belong to them."""
 
@@ -68,10 +95,12 @@ class _Detach:
 class Bridge:
     """Copies between this process's terminal and a session until either ends."""
 
-    def __init__(self, session: Session, *, detach: bytes = DETACH) -> None:
+    def __init__(self, session: Session, *, detach: bytes = DETACH, typed: bytes = b"") -> None:
+        """``typed``: what was typed ahead, for the session."""
         self._session = session
         self._detach = _Detach(detach)
         self._typed: asyncio.Queue[bytes | None] = asyncio.Queue()  # None: ctrl+c
+        self._ahead = typed
         self._sizes: set[asyncio.Task[None]] = set()
 
     async def run(self) -> WharfError | None:
@@ -83,6 +112,7 @@ class Bridge:
         else:
             _set_lines()
             loop.add_signal_handler(signal.SIGINT, self._typed.put_nowait, None)
+        self._type_ahead()
         loop.add_reader(0, self._readable)
         loop.add_signal_handler(signal.SIGWINCH, self._resized)
         try:
@@ -115,6 +145,19 @@ class Bridge:
             for task in (output, typed):
                 task.cancel()
             await asyncio.gather(output, typed, return_exceptions=True)
+
+    def _type_ahead(self) -> None:
+        if not self._ahead:
+            return
+        if self._session.tty:
+            self._typed.put_nowait(self._ahead)
+            return
+        # Nobody has echoed and edited it: it is given as it is, up to what would have ended it.
+        line, interrupt, _ = self._ahead.replace(b"\r", b"\n").partition(b"\x03")
+        _write_all(line)
+        self._typed.put_nowait(line)
+        if interrupt:
+            self._typed.put_nowait(None)
 
     def _readable(self) -> None:
         typed = os.read(0, 65536)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.errors import WharfError
-from core.model import PullProgress
+from core.model import Pace, PullProgress, Speed
 from tui import text
 from tui.messages import JobsChanged
 from tui.settings import keep_traceback
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from textual.app import App
 
 T = TypeVar("T")
-Watcher = Callable[[PullProgress], None]
+Watcher = Callable[[PullProgress, Speed], None]
 KEPT = 20  # jobs that have ended stay in the list, so many of them
 _keys = itertools.count(1)
 
@@ -36,14 +36,15 @@ class Job:
     error: str = ""  # why it failed
     quiet: bool = False  # takes a moment only: not in the list of jobs
     can_cancel: bool = False
-    progress: PullProgress | None = None  # of a pull or load: its last state
+    progress: PullProgress | None = None  # of a pull, load or push: its last state
+    speed: Speed = field(default_factory=Speed)
     ended: float = 0.0  # on the clock of ``began``; 0: under way
     key: str = field(default_factory=lambda: str(next(_keys)))
     task: asyncio.Task[None] | None = None
 
     def cancel(self) -> None:
-        """Stop it; the engine undoes what is half done."""
-        if self.task is not None:
+        """Stop it; the engine undoes what is half done. (Once: a second time would break off the undoing.)"""
+        if self.task is not None and not self.task.cancelling():
             self.task.cancel()
 
 
@@ -89,16 +90,17 @@ class Jobs:
         self._jobs = [*(each for each in self._jobs if each not in ended and not (each.quiet and each.ended)), job]
         job.task = asyncio.create_task(self._guard(job, work, then, failed, done), name=f"job {title}")
         # A job that takes no time shows nothing: the status line is told after a moment.
-        self._app.set_timer(0.25, self.changed)
+        if not quiet:
+            self._app.set_timer(0.25, self.changed)
         return job
 
     async def end(self) -> None:
         """Cancel all and wait until the engine has undone what was half done."""
         self._ending = True
-        tasks = [job.task for job in self.running if job.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        running = self.running
+        for job in running:
+            job.cancel()
+        await asyncio.gather(*(job.task for job in running if job.task is not None), return_exceptions=True)
 
     def changed(self) -> None:
         """Tell the status line and the list of jobs (messages still queued are replaced)."""
@@ -135,7 +137,8 @@ class Jobs:
             self._bug(job, error)
         finally:
             job.ended = time.monotonic()
-            self.changed()
+            if not job.quiet:
+                self.changed()
 
     def _bug(self, job: Job, error: Exception) -> None:
         path = keep_traceback(job.title)
@@ -166,17 +169,26 @@ class Jobs:
     async def progress(
         self, job: Job, steps: AsyncIterator[PullProgress], watch: Watcher | None = None
     ) -> PullProgress:
-        """Follow a pull or load to its end and return its last state; ``watch`` sees at most ten states a second."""
-        last, shown = PullProgress(""), 0.0
+        """Follow a pull or load to its end and return its last state; see :meth:`watcher`."""
+        last, take = PullProgress(""), self.watcher(job, watch)
         async for last in steps:
-            now = time.monotonic()
-            if now - shown < 0.1 and last.image is None:
-                continue
-            shown = now
-            job.progress = last
-            job.done = sum(layer.done for layer in last.layers)
-            job.total = sum(layer.total for layer in last.layers)
-            if watch is not None:
-                watch(last)
-            self.changed()
+            take(last)
         return last
+
+    def watcher(self, job: Job, watch: Watcher | None = None) -> Callable[[PullProgress], None]:
+        """What takes the states of a transfer; ``watch`` sees at most ten a second, and the last with an image."""
+        shown, pace = 0.0, Pace()
+
+        def take(state: PullProgress) -> None:
+            nonlocal shown
+            now = time.monotonic()
+            if now - shown < 0.1 and state.image is None:
+                return
+            shown = now
+            job.progress, job.speed = state, pace.take(state, now)
+            job.done, job.total = job.speed.moved, job.speed.total
+            if watch is not None:
+                watch(state, job.speed)
+            self.changed()
+
+        return take

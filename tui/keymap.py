@@ -31,6 +31,7 @@ PRESETS: dict[str, dict[str, str]] = {
         "container.kill": "ctrl+k",
         "container.remove": "ctrl+d",
         "image.remove": "ctrl+d",
+        "network.remove": "ctrl+d",
         "list.inspect": "d",
         "app.demo": "X",
         "table.half_down": "ctrl+f",

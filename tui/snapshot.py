@@ -5,17 +5,46 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from core.model import Container, HostSample, Image, Network, Sample
+from core.model import Container, HostSample, Image, InterfaceSample, Network, Reach, Sample
+from core.model.netlook import rate
 
 HISTORY = 120  # readings kept per container: two minutes at one a second
 
 
+def repository(name: str) -> str:
+    """A reference without its tag or digest."""
+    name = name.partition("@")[0]
+    head, colon, tag = name.rpartition(":")
+    return head if colon and "/" not in tag else name
+
+
+def registry_of(name: str) -> str:
+    """The registry that a name begins with; "" where it has none: that is Docker Hub."""
+    registry, slash, _ = name.partition("/")
+    named = slash and (registry == "localhost" or "." in registry or ":" in registry) and registry != "docker.io"
+    return registry if named else ""
+
+
 def image_name(image: Image) -> str:
-    """Its first tag without what Docker leaves out too; ``<none>`` for one without any."""
-    if not image.tags:
-        return "<none> " + image.short_id
-    return image.tags[0].removeprefix("docker.io/library/").removeprefix("docker.io/")
+    """Its first tag without what Docker leaves out too; of one that was pulled by digest its repository with that
+    digest cut short; ``<none>`` for one without any name."""
+    if image.tags:
+        return familiar(image.tags[0])
+    repository, _, digest = image.repo_digests[0].partition("@") if image.repo_digests else ("", "", "")
+    return f"{familiar(repository)}@{digest.removeprefix('sha256:')[:12]}" if digest else f"<none> {image.short_id}"
+
+
+def familiar(reference: str) -> str:
+    """A full reference as people write it."""
+    return reference.removeprefix("docker.io/library/").removeprefix("docker.io/")
+
+
+def listed(names: Iterable[str], most: int) -> str:
+    """``a, b and 5 more``."""
+    every = list(names)
+    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
 
 
 @dataclass(frozen=True)
@@ -44,6 +73,13 @@ class HostUsage:
     cpu_history: tuple[float, ...] = ()
 
 
+class Flow(NamedTuple):
+    """What passes by one interface or several, in bytes a second, as the containers see it."""
+
+    received: float
+    sent: float
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """Everything on the first screen at one moment. ``listed`` is False until the first lists arrived."""
@@ -54,6 +90,8 @@ class Snapshot:
     images: tuple[Image, ...] = ()
     networks: tuple[Network, ...] = ()
     usage: dict[str, Usage] = field(default_factory=dict)
+    reach: dict[str, tuple[Reach, ...]] = field(default_factory=dict)  # by the container's name
+    traffic: dict[tuple[str, str], Flow] = field(default_factory=dict)  # by container's id and network's name
     host: HostUsage | None = None
     hostname: str = ""
 
@@ -66,6 +104,11 @@ class Snapshot:
 
     def network(self, network_id: str | None) -> Network | None:
         return next((n for n in self.networks if n.id == network_id), None)
+
+    def flow_of(self, network: str) -> Flow | None:
+        """What passes between a network and its containers; None where nobody has looked yet."""
+        flows = [flow for (_, name), flow in self.traffic.items() if name == network]
+        return Flow(sum(flow.received for flow in flows), sum(flow.sent for flow in flows)) if flows else None
 
 
 class _Track:
@@ -114,6 +157,7 @@ class Rates:
 
     def __init__(self) -> None:
         self._tracks: dict[str, _Track] = {}
+        self._interfaces: dict[tuple[str, str], InterfaceSample] = {}
         self._host: HostSample | None = None
         self._host_history: deque[float] = deque(maxlen=HISTORY)
 
@@ -126,6 +170,22 @@ class Rates:
         kept = set(ids)
         for cid in [cid for cid in self._tracks if cid not in kept]:
             del self._tracks[cid]
+
+    def interfaces(self, samples: Iterable[InterfaceSample]) -> dict[tuple[str, str], Flow]:
+        """What passes by each interface since the reading before."""
+        last, self._interfaces = self._interfaces, {(one.container, one.network): one for one in samples}
+        found = {}
+        for key, now in self._interfaces.items():
+            before = last.get(key)
+            if before is not None and before.name == now.name:
+                seconds = now.time - before.time
+                received, sent = (
+                    rate(before.rx_bytes, now.rx_bytes, seconds),
+                    rate(before.tx_bytes, now.tx_bytes, seconds),
+                )
+                if received is not None and sent is not None:
+                    found[key] = Flow(received, sent)
+        return found
 
     def host(self, sample: HostSample) -> HostUsage:
         """The host's usage since the reading before."""

@@ -109,12 +109,13 @@ def notify(
 
 
 def notify_error(node: App[Any] | Widget, error: WharfError, *, title: str = "") -> None:
-    """What happened, why, and how to mend it; shown long enough to be read."""
+    """What happened, why, and how to mend it; shown long enough to be read; Esc takes it away."""
     lines = [line for line in (error.why, error.fix) if line]
     heading = title or error.what
     if title:
         lines.insert(0, error.what)
-    notify(node, "\n".join(lines) or error.what, title=heading, severity="error", timeout=12)
+    seconds = 8 if node.app.size.width >= 110 else 5  # it hides more there; the list of jobs keeps it
+    notify(node, "\n".join(lines) or error.what, title=heading, severity="error", timeout=seconds)
 
 
 # -- widths -----------------------------------------------------------------------------------------------------
@@ -157,6 +158,43 @@ def fit(text: str, cells: int, align: Align = "left") -> str:
     return text + " " * space
 
 
+def fit_reference(text: str, cells: int) -> str:
+    """``text`` in at most ``cells`` cells, its longest word cut where it says least: an image loses its registry and
+    the beginning of its path (``…/app:1.27``), then the middle of its name, its tag last; a file's path likewise."""
+    words = text.split(" ")
+    longest = max(words, key=width)
+    room = width(longest) - (width(text) - cells)
+    if room >= width(longest) or room < 4:
+        return text
+    words[words.index(longest)] = _shorter(longest, room)
+    return " ".join(words)
+
+
+def fit_words(text: str, cells: int) -> str:
+    """``text`` in at most ``cells`` cells by leaving whole words out at its end: ``10.7.0.0/24 +1``."""
+    words = text.split(" ")
+    for kept in range(len(words), 0, -1):
+        more = [f"+{len(words) - kept}"] if kept < len(words) else []
+        if width(shown := " ".join([*words[:kept], *more])) <= cells:
+            return shown
+    return words[0]
+
+
+def _shorter(name: str, cells: int) -> str:
+    sign = glyphs().ellipsis
+    parts = name.split("/")
+    for start in range(1, len(parts)):
+        if width(rest := "/".join(["", *parts[start:]])) + len(sign) <= cells:
+            return sign + rest
+    last = parts[-1]
+    mark = max(last.rfind(":"), last.rfind("@"))
+    tag = last[mark:] if mark > 0 else last[-(cells // 2) :]
+    room = cells - len(sign) - width(tag)
+    if room > 0:
+        return _cut(last, room)[0] + sign + tag
+    return sign + _cut(last[::-1], cells - len(sign))[0][::-1]
+
+
 def window(text: str, start: int, cells: int) -> str:
     """The part of ``text`` between cell ``start`` and ``start + cells``; a halved wide character shows as a space."""
     if text.isascii():
@@ -192,9 +230,38 @@ def size(count: float) -> str:
     return "  >1E"
 
 
+def decimal(count: float) -> str:
+    """Bytes in 6 cells, powers of 1000, as docker and the command line count images: ``47.8MB``, `` 512kB``."""
+    count = max(0.0, count)
+    if count < 999.5:
+        return f"{int(count)}B".rjust(6)
+    for unit in ("kB", "MB", "GB", "TB", "PB"):
+        count /= 1000
+        if count < 99.95:
+            return f"{count:.1f}{unit}".rjust(6)
+        if count < 999.5:
+            return f"{count:.0f}{unit}".rjust(6)
+    return "  >1EB"
+
+
+def decimal_rate(count: float) -> str:
+    """Bytes per second in 8 cells, powers of 1000."""
+    return decimal(count) + "/s"
+
+
 def rate(count: float) -> str:
     """Bytes per second in 7 cells."""
     return size(count) + "/s"
+
+
+def span(seconds: float) -> str:
+    """A time to wait in 5 cells at most: ``42s``, ``3m05``, ``1h20``, ``>99h``."""
+    whole = round(max(0.0, seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}"
+    return f"{whole // 3600}h{whole % 3600 // 60:02}" if whole < 100 * 3600 else ">99h"
 
 
 def percent(value: float) -> str:

@@ -12,9 +12,11 @@ from dataclasses import replace
 
 from core.engine import Engine
 from core.errors import NotFound, WharfError
+from core.model import Reach
 from tui.snapshot import Rates, Snapshot
 
 TICK = 1.0  # seconds
+PORTS = 15.0  # seconds after which it is looked anew who can reach the ports: the host's firewall tells nobody
 SETTLE = 0.04  # seconds in which further changes join one refresh
 
 
@@ -24,6 +26,7 @@ class Ticker:
     :param publish: gets each new snapshot
     :param complain: gets an error (once until the engine answers again)
     :param wanted: the ids of the live containers whose counters are shown; ``None``: all
+    :param traffic: whether anybody shows what passes by each interface
     """
 
     def __init__(
@@ -32,17 +35,20 @@ class Ticker:
         publish: Callable[[Snapshot], None],
         complain: Callable[[WharfError], None],
         wanted: Callable[[], Sequence[str] | None],
+        traffic: Callable[[], bool] = lambda: False,
     ) -> None:
         self._engine = engine
         self._publish = publish
         self._complain = complain
         self._wanted = wanted
+        self._traffic = traffic
         self._rates = Rates()
         self._dirty = asyncio.Event()
         self._awake = asyncio.Event()
         self._awake.set()
         self._tasks: list[asyncio.Task[None]] = []
         self._told = False
+        self._looked = 0.0  # at the ports, on the clock of time.monotonic()
         self.snapshot = Snapshot()
 
     def start(self) -> None:
@@ -112,7 +118,21 @@ class Ticker:
             self._put(
                 listed=True, containers=tuple(containers), images=tuple(images), networks=tuple(networks), usage=usage
             )
+            await self._look_at_ports(any(container.ports for container in containers))
             await asyncio.sleep(SETTLE)
+
+    async def _look_at_ports(self, there: bool) -> None:
+        """Who can reach the published ports: after the lists, which need not wait for the firewall."""
+        self._looked = time.monotonic()
+        found: dict[str, tuple[Reach, ...]] = {}
+        if there:
+            try:
+                for one in await self._engine.reach():
+                    found[one.container] = (*found.get(one.container, ()), one)
+            except WharfError:
+                return  # the screens about ports say why
+        if found != self.snapshot.reach:
+            self._put(reach=found)
 
     async def _meters(self) -> None:
         while True:
@@ -125,7 +145,10 @@ class Ticker:
                 used = self._rates.add(samples)
                 live = {c.id for c in self.snapshot.containers if c.state.live}
                 usage = {cid: each for cid, each in (self.snapshot.usage | used).items() if cid in live}
-                self._put(host=host, usage=usage)
+                flows = self._rates.interfaces(await self._engine.interfaces() if self._traffic() else ())
+                self._put(host=host, usage=usage, traffic=flows)
+                if self.snapshot.reach and began - self._looked > PORTS:
+                    await self._look_at_ports(True)
             except NotFound:
                 self._dirty.set()  # one of them went between the list and the reading
             except WharfError as error:

@@ -9,6 +9,8 @@ from core.model import Container, State
 from tui import text
 
 if TYPE_CHECKING:
+    from core.errors import WharfError
+    from core.model import FileChange
     from tui.screens.workspace import Workspace
 
 Call = Callable[[str], Awaitable[object]]
@@ -19,8 +21,18 @@ def _names(chosen: list[Container]) -> str:
     return names + (f" and {len(chosen) - 4} more" if len(chosen) > 4 else "")
 
 
-def _each(desk: Workspace, verb: str, call: Call, fits: Callable[[Container], bool], why_not: str) -> None:
-    """``call`` for each chosen container that fits; what does not is left out and said where nothing is left."""
+def _each(
+    desk: Workspace,
+    verb: str,
+    call: Call,
+    fits: Callable[[Container], bool],
+    why_not: str,
+    telling: Callable[[str], str] | None = None,
+) -> None:
+    """``call`` for each chosen container that fits; what does not is left out and said where nothing is left.
+
+    :param telling: what is said at once, of their names: for what nobody was asked about, and how it is undone
+    """
     targets = desk.targets()
     if not targets:
         text.notify(desk, "no container is chosen", severity="warning", timeout=3)
@@ -30,6 +42,8 @@ def _each(desk: Workspace, verb: str, call: Call, fits: Callable[[Container], bo
         text.notify(desk, f"{_names(targets)}: {why_not}", severity="warning", timeout=3)
         return
     ids = [container.id for container in chosen]
+    if telling is not None:
+        text.notify(desk, telling(_names(chosen)), timeout=5)
     desk.jobs.run(f"{verb} {_names(chosen)}", lambda job: desk.jobs.several(ids, call))
 
 
@@ -42,7 +56,8 @@ def start(desk: Workspace) -> None:
 
 
 def stop(desk: Workspace) -> None:
-    _each(desk, "stop", desk.engine.stop, _stoppable, "not running")
+    again = f"{desk.keymap.label('container.start')} starts again what has ended"
+    _each(desk, "stop", desk.engine.stop, _stoppable, "not running", lambda names: f"stopping {names}; {again}")
 
 
 def _stoppable(container: Container) -> bool:
@@ -50,7 +65,7 @@ def _stoppable(container: Container) -> bool:
 
 
 def restart(desk: Workspace) -> None:
-    _each(desk, "restart", desk.engine.restart, lambda c: True, "")
+    _each(desk, "restart", desk.engine.restart, lambda c: True, "", "restarting {}".format)
 
 
 def pause(desk: Workspace) -> None:
@@ -125,13 +140,51 @@ def copy_command(desk: Workspace) -> None:
     """The docker command that would make this container, copied and shown."""
     from tui.equivalent import docker_run
 
-    container = desk.container()
+    container = _in_view(desk)
     if container is None:
-        text.notify(desk, "no container is chosen", severity="warning", timeout=3)
         return
     command = docker_run(container.spec, name=container.name)
     desk.app.copy_to_clipboard(command)
     text.notify(desk, command, title="Copied", timeout=8)
+
+
+def changes(desk: Workspace) -> None:
+    """The files in which the container in view is not like its image."""
+    from tui.screens.outcome import ChangesScreen
+
+    container = _in_view(desk)
+    if container is None:
+        return
+
+    def ask(show: Callable[[list[FileChange] | WharfError], None]) -> None:
+        desk.jobs.run("changes", lambda job: desk.engine.changes(container.id), then=show, failed=show, quiet=True)
+
+    desk.app.push_screen(ChangesScreen(container.name, ask))
+
+
+def commit(desk: Workspace) -> None:
+    """Ask how, then make an image of the container in view."""
+    from tui.screens.outcome import CommitScreen
+
+    container = _in_view(desk)
+    if container is not None:
+        desk.app.push_screen(CommitScreen(desk.engine, desk.jobs, container))
+
+
+def export(desk: Workspace) -> None:
+    """Ask where to, then write the files of the container in view."""
+    from tui.screens.outcome import ExportScreen
+
+    container = _in_view(desk)
+    if container is not None:
+        desk.app.push_screen(ExportScreen(desk.engine, desk.jobs, container))
+
+
+def _in_view(desk: Workspace) -> Container | None:
+    container = desk.container()
+    if container is None:
+        text.notify(desk, "no container is chosen", severity="warning", timeout=3)
+    return container
 
 
 def shell(desk: Workspace) -> None:

@@ -51,7 +51,10 @@ def zoom(desk: Workspace) -> None:
 
 
 def back(desk: Workspace) -> None:
-    """One step out: search or filter, zoom, then the detail."""
+    """One step out: an error that is shown, search or filter, zoom, then the detail."""
+    if desk.app.troubled:
+        desk.app.clear_notifications()
+        return
     pane = desk.panes[desk.active]
     if desk.active == "log" and desk.log_pane.clear():
         return
@@ -94,17 +97,17 @@ def sort(desk: Workspace) -> None:
 
 
 def mark(desk: Workspace) -> None:
-    table = desk.containers.table
+    table = desk.list_pane(desk.active).table
     table.toggle_mark()
     table.move_cursor(1)
 
 
 def mark_range(desk: Workspace) -> None:
-    desk.containers.table.mark_range()
+    desk.list_pane(desk.active).table.mark_range()
 
 
 def mark_all(desk: Workspace) -> None:
-    table = desk.containers.table
+    table = desk.list_pane(desk.active).table
     if len(table.marks) == table.row_count:
         table.clear_marks()
     else:
@@ -125,7 +128,7 @@ def inspect(desk: Workspace) -> None:
     if key is None:
         text.notify(desk, "nothing is chosen", severity="warning", timeout=3)
         return
-    desk.jobs.run("inspect", lambda job: desk.engine.inspect(key), then=desk.show_inspect, quiet=True)
+    desk.show_inspect(key)
 
 
 # -- log ----------------------------------------------------------------------------------------------------------

@@ -98,9 +98,13 @@ class ListPane(Pane):
         if not self.snapshot.listed:
             return
         rows, self.total = self.build()
-        self.table.set_empty("nothing matches the filter" if self.filter and self.total else self.EMPTY)
+        self.table.set_empty(self.no_match() if self.filter and self.total else self.EMPTY)
         self.table.set_rows(rows)
         self.told()
+
+    def no_match(self) -> str:
+        """What stands where the filter lets nothing through."""
+        return "nothing matches the filter"
 
     # -- filter ---------------------------------------------------------------------------------------------------
 
@@ -169,6 +173,11 @@ class ListPane(Pane):
     def _selected(self, message: LineTable.Selected) -> None:
         message.stop()
         self.post_message(OpenRequested(self.PANEL, message.key))
+
+    @on(LineTable.Marked)
+    def _marked(self, message: LineTable.Marked) -> None:
+        message.stop()
+        self.told()
 
     def status(self) -> str:
         shown = self.table.row_count

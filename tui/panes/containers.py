@@ -7,9 +7,9 @@ from textual.app import ComposeResult
 from textual.content import Content
 from textual.widgets import Static
 
-from core.model import Container, PortMapping, State
-from tui import text
-from tui.filters import matches
+from core.model import Container, State
+from tui import networking, text
+from tui.filters import matches, unknown
 from tui.keymap import Keymap, bindings_for
 from tui.messages import ContainerChosen
 from tui.panes.base import ListPane
@@ -17,8 +17,6 @@ from tui.snapshot import Snapshot, Usage
 from tui.widgets.linetable import Cell, Column, LineTable, Row
 
 SPARK = 6  # cells: twelve readings
-_LOOPBACK = ("127.", "::1", "localhost")
-_EVERYWHERE = ("", "0.0.0.0", "::")
 
 
 def sign(container: Container) -> Cell:
@@ -59,19 +57,6 @@ def state_cell(container: Container, now: float) -> Cell:
         return Cell(f"restart {container.restarts}", "warning")
     quiet = state in (State.CREATED, State.REMOVING)
     return Cell(state.value, "text-muted" if quiet else "warning")
-
-
-def port_text(port: PortMapping) -> str:
-    """``8080→80 ◉``: the sign says who can reach it (everyone, the LAN, this host)."""
-    glyphs = text.glyphs()
-    if port.host_ip in _EVERYWHERE:
-        reach = glyphs.everywhere
-    elif port.host_ip.startswith(_LOOPBACK):
-        reach = glyphs.local
-    else:
-        reach = glyphs.lan
-    protocol = "" if port.protocol == "tcp" else f"/{port.protocol}"
-    return f"{port.host_port}{glyphs.arrow}{port.container_port}{protocol} {reach}"
 
 
 def welcome_text(keys: Keymap) -> Content:
@@ -134,7 +119,7 @@ class ContainersPane(ListPane):
         yield self._welcome
         yield self.bar
 
-    def welcome(self, keys: Keymap) -> None:
+    def tell_keys(self, keys: Keymap) -> None:
         """The words that stand here while there is nothing else to see."""
         self._welcome.update(welcome_text(keys))
 
@@ -175,6 +160,13 @@ class ContainersPane(ListPane):
             "port": ports,
         }
 
+    def no_match(self) -> str:
+        known = [state.value for state in State]
+        wrong = unknown(self.filter, "state", known)
+        if not wrong:
+            return super().no_match()
+        return f"there is no state {wrong!r}; there are\n{', '.join(known[:5])},\n{', '.join(known[5:])}"
+
     def _sort(self, shown: list[Container], snapshot: Snapshot) -> None:
         def used(container: Container) -> tuple[float, float]:
             usage = snapshot.usage.get(container.id)
@@ -198,7 +190,7 @@ class ContainersPane(ListPane):
             ceiling = nano / 1e7 if nano else 100.0
             history = usage.cpu_history[-2 * SPARK :]
             cpu = Cell(text.percent(usage.cpu), spark=history, spark_max=ceiling, spark_width=SPARK)
-        ports = ", ".join(port_text(port) for port in container.ports)
+        ports = networking.ports_cell(container, snapshot.reach.get(container.name, ()))
         name = Cell(container.name, "" if container.state.live else "text-muted")
         image = Cell(container.spec.image, "text-muted")
         cells = (
@@ -216,8 +208,3 @@ class ContainersPane(ListPane):
     def _highlighted(self, message: LineTable.Highlighted) -> None:
         message.stop()
         self.post_message(ContainerChosen(message.key))
-
-    @on(LineTable.Marked)
-    def _marked(self, message: LineTable.Marked) -> None:
-        message.stop()
-        self.told()

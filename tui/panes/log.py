@@ -8,11 +8,12 @@ from textual.widget import Widget
 
 from core.engine import LogFile
 from tui import text
-from tui.keymap import bindings_for
+from tui.keymap import Keymap, bindings_for
 from tui.panes.base import Pane
 from tui.widgets.filterbar import FilterBar
 from tui.widgets.logview import LogView
 
+_NARROW = 110  # columns of a terminal: below, the heading has the place that the tabs leave
 LEVELS = ("", "debug", "info", "warn", "error")
 
 
@@ -43,6 +44,11 @@ class LogPane(Pane):
 
     def repaint(self) -> None:
         self.told()
+
+    def tell_keys(self, keys: Keymap) -> None:
+        """How to see again what the filter hides."""
+        level, words, clear = (keys.label(action) for action in ("log.level", "log.filter", "app.back"))
+        self.view.way_out = f"{level} the next level, {words} other words, {clear} all lines"
 
     def show_log(self, container_id: str | None, log: LogFile | None) -> None:
         """Show another log (the view closes the one before)."""
@@ -110,7 +116,9 @@ class LogPane(Pane):
     @on(LogView.NotFound)
     def _not_found(self, message: LogView.NotFound) -> None:
         message.stop()
-        text.notify(self, f"“{message.needle}” is not in the log", severity="warning", timeout=3)
+        hidden = self.view.hidden_by
+        where = f"is not among the lines shown ({hidden})" if hidden else "is not in the log"
+        text.notify(self, f"“{message.needle}” {where}", severity="warning", timeout=5 if hidden else 3)
 
     @on(LogView.Copied)
     def _copied(self, message: LogView.Copied) -> None:
@@ -122,13 +130,11 @@ class LogPane(Pane):
         if container is None:
             return ""
         state, glyphs = self.view.state, text.glyphs()
-        parts = [container.name, f"{glyphs.follow} follow" if state.following else f"{glyphs.held} held"]
-        if state.level:
-            parts.append(f"level ≥ {state.level}" if glyphs.unicode else f"level {state.level}+")
-        if state.filter:
-            parts.append(f"only {state.filter}")
-        if state.needle:
-            parts.append(f"/{state.needle}")
+        chosen = [part for part in (self.view.hidden_by, f"/{state.needle}" if state.needle else "") if part]
+        # What hides lines must be read where the heading is cut.
+        narrow = self.app.size.width < _NARROW
+        parts = [*chosen, container.name] if narrow else [container.name, *chosen]
+        parts.append(f"{glyphs.follow} follow" if state.following else f"{glyphs.held} held")
         if state.wrap:
             parts.append("wrap")
         return "  ".join(parts)

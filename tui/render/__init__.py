@@ -7,6 +7,8 @@ renders the stock way: slower over a thin line, never wrong.
 * :mod:`tui.render.painter` turns Textual's updates into the fewest bytes: it knows what the terminal shows.
 * :mod:`tui.render.compositor` has widgets render only the lines that are dirty.
 * :mod:`tui.render.flow` asks the terminal for a sign of life after each 2 kB and holds frames until it comes.
+* :mod:`tui.render.typist` gives on keys one after another, each when what the one before it did has come to rest.
+* :mod:`tui.render.parser` tells Esc apart from the key after it.
 * :mod:`tui.render.driver` asks for fewer mouse reports.
 * :mod:`tui.render.app` puts them into an app: :class:`RenderApp`.
 """

@@ -23,6 +23,7 @@ from textual.widget import Widget
 from tui.render.compositor import DirtyRowsCompositor
 from tui.render.flow import Flow, Question
 from tui.render.painter import Painter
+from tui.render.typist import Typist, is_input
 
 KNOWN_TEXTUAL = "8.2.8"
 """The version whose private names this package was written against."""
@@ -60,6 +61,7 @@ class RenderApp(App[ReturnType]):
             self._painter = Painter()
             self._flow = Flow()
         self._answered = asyncio.Event()
+        self.typist = Typist(self, super().post_message)
 
     def get_driver_class(self) -> type[Driver]:
         chosen = super().get_driver_class()
@@ -80,6 +82,11 @@ class RenderApp(App[ReturnType]):
             self._painter.forget()
         self.refresh()
 
+    @property
+    def troubled(self) -> bool:
+        """True while an error or a warning is shown as a notification."""
+        return any(each.severity != "information" for each in self._notifications)
+
     async def quiesce(self, timeout: float = 0.5) -> None:
         """Ask the terminal nothing more and wait for what it still owes us, at most ``timeout`` seconds.
 
@@ -91,6 +98,12 @@ class RenderApp(App[ReturnType]):
                 self._answered.clear()
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._answered.wait(), timeout)
+
+    def post_message(self, message: Message) -> bool:
+        """Keys and mouse events wait for their turn; see :mod:`tui.render.typist`."""
+        if is_input(message):
+            return self.typist.take(message)
+        return super().post_message(message)
 
     # -- frames -----------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The terminal driver with mouse reports for buttons and drags only.
+"""The terminal driver with mouse reports for buttons and drags only, and with Esc as a key of its own.
 
 Textual asks for every motion of the pointer (mode 1003). Each report wakes the app and, over SSH, the link; nothing
 here reacts to a pointer that only passes by. Mode 1002 reports presses, releases, drags and the wheel.
@@ -6,7 +6,13 @@ here reacts to a pointer that only passes by. Mode 1002 reports presses, release
 
 from __future__ import annotations
 
+from textual.drivers import linux_driver
 from textual.drivers.linux_driver import LinuxDriver
+
+from tui.render.parser import InOrderParser
+
+# Its reading loop makes the parser by this name, and asks nobody.
+linux_driver.XTermParser = InOrderParser  # type: ignore[attr-defined]
 
 
 class ButtonMouseDriver(LinuxDriver):

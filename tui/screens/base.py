@@ -20,8 +20,9 @@ class Dialog(ModalScreen[T], Generic[T]):
     """A box over the workspace."""
 
     CSS_PATH: ClassVar[CSSPathType | None] = "dialog.tcss"
-    BINDINGS: ClassVar = [("escape", "leave", "Back")]
+    BINDINGS: ClassVar = [("escape", "leave", "Back"), ("question_mark", "keys", "Keys")]
     TITLE_TEXT: ClassVar[str] = ""
+    covers: ClassVar[bool] = False  # all of the workspace, at any size of the terminal
     KEYS_TEXT: ClassVar[str] = "Esc back"
 
     def compose(self) -> ComposeResult:
@@ -39,11 +40,24 @@ class Dialog(ModalScreen[T], Generic[T]):
         raise NotImplementedError
 
     def action_leave(self) -> None:
+        self.app.clear_notifications()
         self.dismiss(None)
 
+    def action_keys(self) -> None:
+        """The keys that work here now. (While a line is typed, ``?`` is typed.)"""
+        from tui.screens.help import KeysScreen  # it is a dialog itself
 
-class Check(Checkbox):
-    """``[x] words``: a box that is told apart without colour."""
+        found: dict[str, list[str]] = {}
+        for key, active in self.active_bindings.items():
+            if active.binding.description and active.enabled and active.node is not self.app:
+                found.setdefault(active.binding.description, []).append(key)
+        self.app.push_screen(KeysScreen(self.heading(), [(keys, words) for words, keys in found.items()]))
+
+
+class Check(Checkbox, inherit_bindings=False):
+    """``[x] words``: a box that is told apart without colour. Space checks it; Enter is the dialog's."""
+
+    BINDINGS: ClassVar = [("space", "toggle_button", "Check")]
 
     BUTTON_LEFT = ""
     BUTTON_RIGHT = ""

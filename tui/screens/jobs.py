@@ -9,6 +9,7 @@ from textual import on
 from textual.widget import Widget
 from textual.widgets import Static
 
+from core.model import Speed
 from tui import text
 from tui.messages import JobsChanged
 from tui.screens.base import Dialog
@@ -30,19 +31,27 @@ class JobsScreen(Dialog[None]):
     TITLE_TEXT = "Jobs"
     KEYS_TEXT = "x cancel · Esc back, they go on"
 
-    COLUMNS = (
-        Column("state", "STATE", 9),
-        Column("title", "JOB", minimum=20, weight=1),
+    # What no job has to show takes no room: the name of a job is what one looks for.
+    NAMES = (Column("state", "STATE", 9), Column("title", "JOB", minimum=20, weight=1, cut="reference"))
+    MOVES = (
         Column("progress", "", _BAR + 5, align="right", priority=2),
-        Column("time", "TIME", 4, align="right", priority=1),
+        Column("rate", "RATE", 8, align="right", priority=3),
+        Column("left", "LEFT", 5, align="right", priority=3),
     )
+    WHY = (Column("why", "WHY", minimum=16, weight=1, priority=1),)
+    TIME_COLUMN = Column("time", "TIME", 4, align="right", priority=1)
 
     def __init__(self, jobs: Jobs) -> None:
         super().__init__()
         self._jobs = jobs
-        self._table = LineTable(self.COLUMNS, empty="nothing is under way", id="jobs-table")
+        self._has = False, False  # jobs that move; that have failed
+        self._table = LineTable(self._columns(), empty="nothing is under way", id="jobs-table")
         self._why = Static("", classes="error", id="jobs-why")
         self._progress = PullView(id="progress")
+
+    def _columns(self) -> tuple[Column, ...]:
+        moves, fails = self._has
+        return (*self.NAMES, *(self.MOVES if moves else ()), *(self.WHY if fails else ()), self.TIME_COLUMN)
 
     def parts(self) -> list[Widget]:
         return [self._table, self._why, self._progress]
@@ -60,7 +69,17 @@ class JobsScreen(Dialog[None]):
     def _show(self) -> None:
         shown = list(reversed(self._jobs.shown))
         self._table.styles.height = min(12, max(1, len(shown))) + 1
-        self._table.set_rows([_row(job) for job in shown])
+        moves = any(job.total and job.state == "running" for job in shown)
+        fails = any(job.error for job in shown)
+        if (moves, fails) != self._has:
+            self._has = moves, fails
+            key = self._table.cursor_key
+            self._table.set_rows([])  # those that are there have other cells
+            self._table.set_columns(self._columns())
+            self._table.set_rows([_row(job, moves, fails) for job in shown])
+            self._table.move_to(key or "")
+        else:
+            self._table.set_rows([_row(job, moves, fails) for job in shown])
         self._detail()
 
     @on(LineTable.Highlighted)
@@ -70,8 +89,8 @@ class JobsScreen(Dialog[None]):
         self._why.display = bool(job and job.error)
         progress = job.progress if job is not None and job.state == "running" else None
         self._progress.display = progress is not None
-        if progress is not None:
-            self._progress.set_progress(progress)
+        if job is not None and progress is not None:
+            self._progress.set_progress(progress, job.speed)
 
     def _chosen(self) -> Job | None:
         return next((job for job in self._jobs.shown if job.key == self._table.cursor_key), None)
@@ -86,9 +105,18 @@ class JobsScreen(Dialog[None]):
         job.cancel()
 
 
-def _row(job: Job) -> Row:
+def _row(job: Job, moves: bool, fails: bool) -> Row:
+    """Cells for the columns that are shown."""
     words = _STYLES.get(job.state, "")
-    part = job.done / job.total if job.total else 0.0
-    drawn = f"{bar(part, _BAR)} {part * 100:3.0f}%" if job.total and job.state == "running" else ""
+    cells: list[str | Cell] = [Cell(job.state, words), job.title]
+    if moves:
+        part = job.done / job.total if job.total else 0.0
+        drawn = f"{bar(part, _BAR)} {part * 100:3.0f}%" if job.total and job.state == "running" else ""
+        speed = job.speed if job.state == "running" else Speed()
+        cells.append(Cell(drawn, words))
+        cells.append(text.decimal_rate(speed.rate) if speed.rate is not None else "")
+        cells.append(text.span(speed.left) if speed.left is not None else "")
+    if fails:
+        cells.append(Cell(" ".join(job.error.split("\n")[:2]), "error"))
     seconds = (job.ended or time.monotonic()) - job.began
-    return Row(job.key, (Cell(job.state, words), job.title, Cell(drawn, words), Cell(text.age(seconds), "text-muted")))
+    return Row(job.key, (*cells, Cell(text.age(seconds), "text-muted")))

@@ -38,7 +38,7 @@ class RunScreen(Dialog[ContainerSpec]):
     """Gives back the spec, or ``None``. Nothing runs while a field is wrong; the first wrong one gets the focus."""
 
     CSS_PATH = ["dialog.tcss", "run_form.tcss"]
-    BINDINGS: ClassVar = [("escape", "leave", "Back"), ("ctrl+r", "submit", "Run")]
+    BINDINGS: ClassVar = [("escape", "leave", "Back"), ("ctrl+r,enter", "submit", "Run")]
     TITLE_TEXT = "Run a container"
     KEYS_TEXT = "Tab next · ↵ or ctrl+r run · Esc back"
 

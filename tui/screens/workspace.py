@@ -19,7 +19,7 @@ from core.errors import Unsupported, WharfError
 from core.model import Container, HostInfo
 from tui import text
 from tui.actions import BY_ID, PANELS, Action, footer
-from tui.handover import Bridge, announce
+from tui.handover import Bridge, announce, as_typed
 from tui.jobs import Job, Jobs
 from tui.keymap import Keymap, bindings_for
 from tui.messages import ContainerChosen, JobsChanged, OpenRequested, PaneStatus, SnapshotReady
@@ -58,7 +58,7 @@ class Workspace(Screen[None]):
         self.engine = engine
         self.keymap = keymap
         self.snapshot = Snapshot()
-        self.chosen: str | None = None
+        self._opening = True  # until the first lists are there, or cannot be read
         self.active = "containers"
         self.last_list = "containers"
         self._hostname = hostname
@@ -93,8 +93,9 @@ class Workspace(Screen[None]):
 
     def on_mount(self) -> None:
         self.jobs = Jobs(self.app)
-        self.ticker = Ticker(self.engine, self._publish, self._complain, self._wanted)
-        self.containers.welcome(self.keymap)
+        self.ticker = Ticker(self.engine, self._publish, self._complain, self._wanted, self._shows_traffic)
+        for pane in (self.containers, self.log_pane):
+            pane.tell_keys(self.keymap)
         self.set_class(not text.glyphs().unicode, "-ascii")
         self.ticker.start()
         self.set_timer(LATER, lambda: self.run_worker(self._look_at_host()))
@@ -109,9 +110,11 @@ class Workspace(Screen[None]):
     # -- snapshots --------------------------------------------------------------------------------------------------
 
     def _publish(self, snapshot: Snapshot) -> None:
-        self.post_message(SnapshotReady(snapshot))
+        for screen in self.app.screen_stack:  # this one, and the dialogs over it that are live
+            screen.post_message(SnapshotReady(snapshot))
 
     def _complain(self, error: WharfError) -> None:
+        self._opening = False
         text.notify_error(self, error)
 
     def _wanted(self) -> Sequence[str]:
@@ -120,25 +123,43 @@ class Workspace(Screen[None]):
         wanted = self.containers.ids_in_view() | ({self.chosen} if self.chosen else set())
         return sorted(live & wanted)
 
+    def _shows_traffic(self) -> bool:
+        return self.networks.shows_traffic or bool(getattr(self.app.screen, "shows_traffic", False))
+
     @on(SnapshotReady)
     def _snapshot_ready(self, message: SnapshotReady) -> None:
         self.snapshot = replace(message.snapshot, hostname=self._hostname)
-        self._host.receive(self.snapshot)
-        for pane in self.panes.values():
-            pane.receive(self.snapshot)
-        self._show_keys()
+        self._opening = self._opening and not self.snapshot.listed
+        if not getattr(self.app.screen, "covers", False):  # what nobody sees is not painted: see below
+            self._show_snapshot()
         if self.snapshot.listed and not gc.isenabled():
             # Off since the start (`__main__`). What there is now stays: collections need not look at it again.
             gc.freeze()
             gc.enable()
 
+    @on(events.ScreenResume)
+    def _show_snapshot(self) -> None:
+        self._host.receive(self.snapshot)
+        for pane in self.panes.values():
+            pane.receive(self.snapshot)
+        self._show_keys()
+
     async def _look_at_host(self) -> None:
         with suppress(WharfError):  # who opens an action that is not shown is told why it fails
             self._host_info = await self.engine.info()
+            self.networks.lacks(self._host_info.no_networks)
+            from tui.handlers.storage import clean_up
+
+            await clean_up(self)
 
     def offers(self, action: Action) -> bool:
         """False where the host lacks what the action needs, or is not known yet."""
         return not action.needs or bool(getattr(self._host_info, action.needs, False))
+
+    @property
+    def at_work(self) -> bool:
+        """True while keys have to wait: what was typed before the first lists are there is meant for them."""
+        return self._opening
 
     # -- panels -----------------------------------------------------------------------------------------------------
 
@@ -204,14 +225,23 @@ class Workspace(Screen[None]):
     def _open(self, message: OpenRequested) -> None:
         if message.pane == "containers":
             self.focus_panel("log")
+        elif message.pane == "images":
+            self.perform("image.layers")
+        elif message.pane == "networks":
+            self.perform("network.map")
         else:
             self.perform("list.inspect")
 
     # -- the chosen container -----------------------------------------------------------------------------------------
 
+    @property
+    def chosen(self) -> str | None:
+        """The container in view. The table's own word, and not what its messages have told so far: an action never
+        means a row that the cursor has left."""
+        return self.containers.key
+
     @on(ContainerChosen)
-    def _container_chosen(self, message: ContainerChosen) -> None:
-        self.chosen = message.container_id
+    def _container_chosen(self) -> None:
         self.resources.choose(self.chosen)
         self._show_keys()
         if self._log_timer is not None:
@@ -275,10 +305,8 @@ class Workspace(Screen[None]):
         self._footer.set_keys([(self.keymap.label(each.id), each.footer_word) for each in self._offered()])
 
     def _offered(self) -> list[Action]:
-        """The footer's actions; on a narrow screen as many as fit, and help as the last of them."""
+        """The footer's actions: as many as fit, and help as the last of them."""
         actions = footer(self.active, self.container())
-        if not self.has_class("-narrow"):
-            return actions
         room = self.size.width - 12  # for "? help" and the margins
         shown = []
         for action in actions:
@@ -309,11 +337,17 @@ class Workspace(Screen[None]):
 
         self.app.push_screen(ConfirmScreen(question, lost, verb), answered)
 
-    def show_inspect(self, facts: dict[str, object]) -> None:
-        """What ``inspect`` answered."""
+    def show_inspect(self, key: str) -> None:
+        """What ``inspect`` answers of an object. The box opens at once: the keys that follow are meant for it."""
         from tui.screens.inspect import InspectScreen
 
-        self.app.push_screen(InspectScreen(facts))
+        self.app.push_screen(
+            InspectScreen(
+                lambda show: self.jobs.run(
+                    "inspect", lambda job: self.engine.inspect(key), then=show, failed=show, quiet=True
+                )
+            )
+        )
 
     @property
     def theme_names(self) -> list[str]:
@@ -334,10 +368,14 @@ class Workspace(Screen[None]):
         """Open a session and give it the whole terminal until it ends."""
 
         async def work(job: Job) -> None:
-            session = await open_session()
-            way_back = "exit or ctrl+d leaves" if session.tty and "shell" in title else "ctrl+p ctrl+q leaves"
-            await self._bridge(session, title, way_back if session.tty else "ctrl+c leaves; it runs on")
+            try:
+                session = await open_session()
+                way_back = "exit or ctrl+d leaves" if session.tty and "shell" in title else "ctrl+p ctrl+q leaves"
+                await self._bridge(session, title, way_back if session.tty else "ctrl+c leaves; it runs on")
+            finally:
+                self.app.typist.release()  # what was typed ahead was meant for what did not open
 
+        self.app.typist.hold()
         self.jobs.run(title, work, quiet=True)
 
     async def _bridge(self, session: Session, title: str, way_back: str) -> None:
@@ -349,7 +387,7 @@ class Workspace(Screen[None]):
             # Batched: what the workstation would paint meanwhile must not reach the terminal that it has given away.
             with self.app.batch_update(), self.app.suspend():
                 announce(title, way_back)
-                error = await Bridge(session).run()
+                error = await Bridge(session, typed=as_typed(self.app.typist.release())).run()
         except SuspendNotSupported:
             await session.close()
             raise Unsupported(

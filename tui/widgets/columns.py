@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from tui.text import Align
+from tui.text import Align, width
 
 GAP = 2  # cells between two columns
 GUTTER = 3  # cursor sign, mark, space
@@ -17,7 +18,8 @@ class Column:
     """One column.
 
     ``width`` 0 makes it flexible: it shares by ``weight`` what the fixed ones leave, never below ``minimum``.
-    ``priority`` 0 never goes; where the table is too narrow the highest number goes first.
+    ``priority`` 0 never goes; where the table is too narrow the highest number goes first. ``cut`` is where a text
+    that is too long loses something: at its end, or as :func:`tui.text.fit_reference` or :func:`tui.text.fit_words` do.
     """
 
     key: str
@@ -27,6 +29,7 @@ class Column:
     weight: int = 1
     align: Align = "left"
     priority: int = 0
+    cut: Literal["end", "reference", "words"] = "end"
 
     @property
     def least(self) -> int:
@@ -51,6 +54,16 @@ class Row:
     key: str
     cells: tuple[str | Cell, ...]
     style: str = ""
+
+
+def fitted(columns: Sequence[Column], rows: Sequence[Row], most: int) -> list[Column]:
+    """Columns of fixed width made as wide as these rows need, up to ``most`` cells; the others have the rest."""
+    found = []
+    for index, column in enumerate(columns):
+        cells = (row.cells[index] for row in rows)
+        longest = max((width(cell.text if isinstance(cell, Cell) else cell) for cell in cells), default=0)
+        found.append(replace(column, width=min(most, max(longest, len(column.label)))) if column.width else column)
+    return found
 
 
 @dataclass(frozen=True)

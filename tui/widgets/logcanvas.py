@@ -18,7 +18,7 @@ from textual.strip import Strip
 from textual.timer import Timer
 
 from core.engine import LogFile
-from tui.text import clean, fit
+from tui.text import clean, fit, glyphs
 from tui.widgets.linewidget import LineWidget
 from tui.widgets.logline import day
 from tui.widgets.loglines import LogFilter, LogLines
@@ -40,7 +40,7 @@ class LogState:
     following: bool = True
     timestamps: bool = True
     wrap: bool = False
-    needle: str = ""
+    needle: str = ""  # as typed
     match: int | None = None  # number of the line found last
     filter: str = ""  # as typed
     level: str = ""
@@ -93,11 +93,12 @@ class LogCanvas(LineWidget):
     ) -> None:
         super().__init__(name=name, id=id, classes=classes)
         self._empty = empty
+        self.way_out = ""  # how the filter is given up: for a view that is empty because of it
         self._pager: LogPager | None = None
         self._maker = RowMaker()
         self._rows: list[PageRow] = []
         self._look = PageStyle(80)
-        self._needle = ""
+        self._needle, self._asked = "", ""  # folded, and as typed
         self._typed, self._level = "", ""  # the filter; it outlives the log
         self._match: int | None = None  # id of the line found last
         self._hunting = False
@@ -180,6 +181,14 @@ class LogCanvas(LineWidget):
     def toggle_readable(self) -> None:
         self.readable = not self.readable
 
+    @property
+    def hidden_by(self) -> str:
+        """The filter in words: ``level ≥ warn, only web``; "" for none."""
+        level = f"level ≥ {self._level}" if glyphs().unicode else f"level {self._level}+"
+        without = self._typed.startswith("!") and len(self._typed) > 1
+        only = f"without {self._typed[1:]}" if without else f"only {self._typed}"
+        return ", ".join([level] * bool(self._level) + [only] * bool(self._typed))
+
     def _restyle(self, **changes: Any) -> None:
         self._look = replace(self._look, **changes)
         if self._pager is not None:
@@ -212,7 +221,7 @@ class LogCanvas(LineWidget):
             following=self.following,
             timestamps=look.timestamps,
             wrap=look.wrap,
-            needle=self._needle,
+            needle=self._asked,
             match=None if self._match is None else self._match - dropped,
             filter=self._typed,
             level=self._level,
@@ -323,13 +332,21 @@ class LogCanvas(LineWidget):
 
     def _paint_words(self, y: int) -> Strip:
         """What an empty view says, in its middle."""
-        if self._rows or y != self.size.height // 2:
+        lines = self._empty_lines()
+        first = max(0, self.size.height // 2 - len(lines) + 1)
+        if self._rows or not first <= y < first + len(lines):
             return self.blank()
-        if self._pager is None:
-            text = self._empty
-        elif self._pager.source.searching or not self._pager.source.log.indexed:
-            text = ""
-        else:
-            text = "no line passes the filter" if self._pager.source.filter else "nothing written yet"
-        centred = fit(clean(text), self.size.width, "center")
+        centred = fit(clean(lines[y - first]), self.size.width, "center")
         return Strip([Segment(centred, self.palette.style("text-muted"))], self.size.width)
+
+    def _empty_lines(self) -> list[str]:
+        if self._pager is None:
+            return [self._empty]
+        source = self._pager.source
+        if source.searching or not source.log.indexed:
+            return []
+        if source.filter and source.log.lines:
+            count = source.log.lines
+            words = "its only line is" if count == 1 else f"all {count} lines are"
+            return [f"{words} hidden by {self.hidden_by}", *filter(None, [self.way_out])]
+        return ["nothing written yet"]

@@ -20,6 +20,7 @@ from tui.widgets.logline import LEVELS, LONGEST, quick_level
 _CHUNK = 1000  # lines read at once while filtering
 _KEPT = 1_000_000  # matches remembered; beyond, the oldest are given up
 _CACHED = 512  # lines
+_MILDEST = LEVELS.index("debug")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class LogFilter:
         """Indices of the lines let through.
 
         A line without a level of its own that is indented (a stack trace) or continues a cut line has the level of
-        the line above it.
+        the line above it. Any other is let through by the mildest level that one can choose: most programs name none.
         """
         least = LEVELS.index(self.level) if self.level else 0
         chosen: list[int] = []
@@ -57,7 +58,7 @@ class LogFilter:
                 if not level and (line.text[:1] in (" ", "\t", "}") or (index and lines[index - 1].partial)):
                     level = above
                 above = level
-                if not level or LEVELS.index(level) < least:
+                if (LEVELS.index(level) if level else _MILDEST) < least:
                     continue
             chosen.append(index)
         return chosen

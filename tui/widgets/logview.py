@@ -94,7 +94,7 @@ class LogView(LogCanvas):
 
     def search(self, needle: str) -> None:
         """Highlight ``needle`` (case does not matter) and go to the newest match at or above the end of the page."""
-        self._needle, self._match = folded(needle), None
+        self._needle, self._asked, self._match = folded(needle), needle, None
         self._update()
         if needle and self._pager is not None:
             page = self._pager.page
@@ -125,7 +125,7 @@ class LogView(LogCanvas):
         self.run_worker(self._look_for(start, backwards=backwards), group="log-search", exclusive=True)
 
     async def _look_for(self, start: int, *, backwards: bool) -> None:
-        pager, needle = self._pager, self._needle
+        pager, needle, asked = self._pager, self._needle, self._asked
         if pager is None:
             return
         self._hunting = True
@@ -136,7 +136,7 @@ class LogView(LogCanvas):
         if pager is not self._pager:
             return
         if found is None:
-            self.post_message(self.NotFound(self, needle))
+            self.post_message(self.NotFound(self, asked))
         else:
             self._match = found
             pager.show_line(found)

@@ -1,4 +1,4 @@
-"""How far a pull or load has come: a head line, then a line for each layer."""
+"""How far a transfer has come: a head line, then a line for each layer."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ from rich.segment import Segment
 from textual.geometry import Size
 from textual.strip import Strip
 
-from core.model import LayerProgress, PullProgress
-from tui.text import clean, fit, size, width
+from core.model import LayerProgress, PullProgress, Speed
+from tui.text import clean, decimal, decimal_rate, fit, span, width
 from tui.widgets.linewidget import LineWidget
 from tui.widgets.meter import bar
 
-_PHASE_STYLE = {"done": "success", "exists": "text-muted", "unpacking": "accent", "downloading": "primary"}
-_FINISHED = frozenset({"done", "exists"})
+_PHASE_STYLE = {
+    "done": "success",
+    "unpacking": "accent",
+    "downloading": "primary",
+    "pushing": "primary",
+    "preparing": "primary",
+    "reading": "primary",
+    "writing": "accent",
+}
+_FINISHED = frozenset({"done", "exists", "mounted"})
 
 
 def share(layer: LayerProgress) -> float:
@@ -41,15 +49,16 @@ class PullView(LineWidget, can_focus=False):
     def __init__(self, *, name: str | None = None, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(name=name, id=id, classes=classes)
         self._progress: PullProgress | None = None
+        self._speed = Speed()
         self._lines: list[list[tuple[str, str]]] = []
 
     @property
     def progress(self) -> PullProgress | None:
         return self._progress
 
-    def set_progress(self, progress: PullProgress) -> None:
+    def set_progress(self, progress: PullProgress, speed: Speed) -> None:
         """Show this moment."""
-        former, self._progress = self._lines, progress
+        former, self._progress, self._speed = self._lines, progress, speed
         self._lines = self._compose_lines()
         if len(former) != len(self._lines):
             self.refresh(layout=True)
@@ -72,17 +81,22 @@ class PullView(LineWidget, can_focus=False):
     def _head(self, progress: PullProgress) -> list[tuple[str, str]]:
         finished = sum(layer.phase in _FINISHED for layer in progress.layers)
         part = total_share(progress)
-        right = f"{finished}/{len(progress.layers)} layers  {part * 100:3.0f}%"
+        layered = any(":" in layer.digest for layer in progress.layers)  # of one stream there is nothing to count
+        right = f"{finished}/{len(progress.layers)} layers  " if layered or not progress.layers else ""
+        right += f"{part * 100:3.0f}%" if self._speed.total or progress.image or layered else ""
+        if self._speed.rate is not None and progress.image is None:
+            left = f"{span(self._speed.left)} left" if self._speed.left is not None else ""
+            right += f"  {decimal_rate(self._speed.rate)}  {left:>10}"
         words = clean(f"{progress.reference}  {progress.message}".rstrip())
         return [(fit(words, max(0, self.size.width - width(right) - 1)), "bold"), (" " + right, "text-muted")]
 
     def _layer(self, layer: LayerProgress) -> list[tuple[str, str]]:
         words = _PHASE_STYLE.get(layer.phase, "text-muted")
         name = fit(clean(layer.digest.removeprefix("sha256:"))[:12], 12)
-        figure = f"{size(layer.done)} / {size(layer.total)}" if layer.total else " " * 8 + size(layer.done)
+        figure = f"{decimal(layer.done)} / {decimal(layer.total)}" if layer.total else " " * 9 + decimal(layer.done)
         if layer.phase in _FINISHED:
-            figure = size(layer.total or layer.done).rjust(13)
-        room = self.size.width - 12 - 13 - 13 - 3
+            figure = decimal(layer.total or layer.done).rjust(15)
+        room = self.size.width - 12 - 13 - 15 - 3
         drawn = bar(share(layer), min(room, 60)) if room >= 4 else ""
         return [
             (name + " ", "text-muted"),

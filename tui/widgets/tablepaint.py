@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.segment import Segment
 from textual.strip import Strip
 
-from tui.text import clean, fit, folded, glyphs, width
+from tui.text import clean, fit, fit_reference, fit_words, folded, glyphs, width
 from tui.widgets.columns import GUTTER, SCROLLBAR, Cell, Row, Slot
 from tui.widgets.palette import Palette
 from tui.widgets.sparkline import spark
@@ -95,6 +95,10 @@ def _contents(cell: str | Cell, slot: Slot) -> tuple[str, str]:
     text, drawn = clean(cell if isinstance(cell, str) else cell.text), ""
     if isinstance(cell, Cell) and cell.spark and slot.width - width(text) > 2:
         drawn = " " + spark(cell.spark, min(cell.spark_width, slot.width - width(text) - 1), cell.spark_max)
+    if slot.column.cut == "reference":
+        text = fit_reference(text, slot.width - len(drawn))
+    elif slot.column.cut == "words":
+        text = fit_words(text, slot.width - len(drawn))
     return fit(text, slot.width - len(drawn), slot.column.align), drawn
 
 
