@@ -15,6 +15,7 @@ import pytest
 
 from core.errors import Unsupported
 from core.supervise import criu
+from tests.patience import patience
 
 
 @functools.cache
@@ -53,7 +54,7 @@ def _call(program: str, verb: str, folder: str, *more: str) -> str:
     argv = [program, verb, "--images-dir", folder, "--log-file", log.name, "--network-lock", "skip", *more]
     if criu.parse_version(_version(program)) < (3, 19):
         argv = [word for word in argv if word not in ("--network-lock", "skip")]
-    end = time.monotonic() + 60
+    end = time.monotonic() + patience(60)
     done = subprocess.run(argv, capture_output=True, check=False, timeout=end - time.monotonic())
     if not done.returncode:
         return ""

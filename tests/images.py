@@ -73,17 +73,20 @@ def image(
     config: dict[str, Any] | None = None,
     diffids: Sequence[str] | None = None,
     architecture: str = "amd64",
+    history: object = None,
 ) -> Made:
     """An OCI image of these layers; ``diffids`` overrides what the configuration says of them."""
     packed = [compress(layer) for layer in layers]
     ids = list(diffids or [sha(layer) for layer in layers])
-    document = {
+    document: dict[str, Any] = {
         "created": "2024-01-02T03:04:05Z",
         "architecture": architecture,
         "os": "linux",
         "config": config or {"Cmd": ["/bin/true"], "Env": ["A=b"], "Labels": {"k": "v"}},
         "rootfs": {"type": "layers", "diff_ids": ids},
     }
+    if history is not None:
+        document["history"] = history
     config_data = json.dumps(document).encode()
     manifest = {
         "schemaVersion": 2,

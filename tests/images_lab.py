@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from core.images.store import ImageStore
@@ -52,7 +52,8 @@ def describe(path: Path | str | bytes) -> Node:
     elif stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
         content = status.st_rdev
     xattrs = {key: os.getxattr(path, key, follow_symlinks=False) for key in os.listxattr(path, follow_symlinks=False)}
-    return (kind, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns, content, xattrs)
+    when = 0 if kind == stat.S_IFCHR and not status.st_rdev else status.st_mtime_ns  # of a whiteout nobody asks
+    return (kind, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, when, content, xattrs)
 
 
 def snapshot(root: Path) -> dict[bytes, Node]:
@@ -63,7 +64,7 @@ def snapshot(root: Path) -> dict[bytes, Node]:
     for folder, folders, files in os.walk(base):
         for name in folders + files:
             path = os.path.join(folder, name)
-            relative = os.path.relpath(path, base)
+            relative = path[len(base) + 1 :]
             found[relative] = describe(path)
             status = os.lstat(path)
             if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
@@ -79,3 +80,18 @@ def leftovers(images: ImageStore) -> list[str]:
     known = {row["id"].removeprefix("sha256:") for row in images.store.disk.read("SELECT id FROM layer")}
     there = {path.name for path in images.layers.root.iterdir()}
     return sorted(there ^ known) + sorted(path.name for path in images.inst.trash.iterdir())
+
+
+@contextlib.contextmanager
+def deep_tree(root: Path) -> Iterator[None]:
+    """A tree deeper than a path can be long; the body is done at its bottom."""
+    here = os.getcwd()
+    root.mkdir()
+    os.chdir(root)
+    try:
+        for _ in range(1500):
+            os.mkdir("deeper")
+            os.chdir("deeper")
+        yield
+    finally:
+        os.chdir(here)

@@ -12,11 +12,15 @@ from core.local import LocalEngine
 from core.net import Net
 from core.store.db import Store
 from core.store.paths import Instance
+from tests.patience import patience
 from tests.world import assert_world, processes
 
 
-async def end_instance(made: Instance) -> None:
-    """Kill what still runs of an instance, recover, compare, and take its bridge and table away."""
+async def end_instance(made: Instance, *, keep: bool = False) -> None:
+    """Kill what still runs of an instance, recover, compare, and take its bridge and table away.
+
+    :param keep: its data root stays
+    """
     engine = await LocalEngine.open(made.root, made.run)
     try:
         for box in await engine.containers():
@@ -31,7 +35,8 @@ async def end_instance(made: Instance) -> None:
     for base in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
         if (base / made.cgroup).is_dir():
             (base / made.cgroup).rmdir()
-    shutil.rmtree(made.root, ignore_errors=True)
+    if not keep:
+        shutil.rmtree(made.root, ignore_errors=True)
 
 
 async def take_networks_down(made: Instance) -> None:
@@ -52,7 +57,7 @@ def _end(pid: int) -> None:
             os.kill(pid, number)
         except ProcessLookupError:
             return
-        end = time.monotonic() + 2
+        end = time.monotonic() + patience(2)
         while time.monotonic() < end:
             if _ended(pid):
                 return

@@ -13,6 +13,7 @@ from typing import Any
 
 from core.oci.template import template
 from tests.imagemaker import APPLETS, busybox
+from tests.patience import patience
 
 HOUSE = Path(__file__).resolve().parents[1]
 Config = dict[str, Any]
@@ -46,7 +47,8 @@ class Runtime:
 
     def call(self, *words: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
         """Run one command to its end; output as text. For ``create`` give a file as ``stdout``, which is inherited."""
-        options: dict[str, Any] = {"cwd": HOUSE, "text": True, "timeout": 60, "stdin": subprocess.DEVNULL, **more}
+        options: dict[str, Any] = {"cwd": HOUSE, "text": True, "stdin": subprocess.DEVNULL, **more}
+        options.setdefault("timeout", patience(60))
         if "stdout" not in options:
             options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.run(self.argv(*words), check=False, **options)
@@ -82,8 +84,9 @@ class Runtime:
 
     def end(self) -> None:
         """Delete whatever a test has left, and see that nothing of it stays."""
-        for cid in self.call("list", "-q").stdout.split():
-            self.call("delete", "--force", cid)
+        if self.root.exists() and any(self.root.iterdir()):
+            for cid in self.call("list", "-q").stdout.split():
+                self.call("delete", "--force", cid)
         assert not self.root.exists() or not list(self.root.iterdir())
         mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         assert not [place for place in mounts if place.startswith(str(self.base))]

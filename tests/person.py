@@ -6,7 +6,9 @@ packages must be readable for that user: where the checkout lies in somebody's p
 
 from __future__ import annotations
 
+import compileall
 import contextlib
+import functools
 import os
 import pwd
 import shutil
@@ -19,6 +21,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.patience import patience
 
 Done = subprocess.CompletedProcess[str]
 HOUSE = Path(__file__).resolve().parents[1]
@@ -33,6 +37,7 @@ SINGLE_UID = 700_000_000 + os.getpid()
 class Person:
     """:param ids: how many ids their containers have
     :param group: the folder of the cgroup (v2) that their commands are started in
+    :param mounts: shell commands that root runs before each of theirs, in a mount namespace of its own
     """
 
     uid: int
@@ -42,6 +47,7 @@ class Person:
     path: str  # PYTHONPATH
     ids: int
     group: Path | None = None
+    mounts: tuple[str, ...] = ()
 
     @property
     def home(self) -> Path:
@@ -69,11 +75,14 @@ class Person:
 
     def popen(self, *argv: str, env: dict[str, str] | None = None, **more: object) -> subprocess.Popen[str]:
         who: dict[str, object] = {"user": self.uid, "group": self.gid, "extra_groups": []}
+        steps = list(self.mounts)
         if self.group is not None:
-            become = f"setpriv --reuid {self.uid} --regid {self.gid} --clear-groups"
             # Once the group passes controllers on, it takes no processes: the engine has moved them into `init` then.
             enter = f"{{ echo $$ >{self.group}/init/cgroup.procs; }} 2>/dev/null || echo $$ >{self.group}/cgroup.procs"
-            argv = ("sh", "-c", f'{{ {enter}; }} && exec {become} "$@"', "sh", *argv)
+            steps.append(f"{{ {enter}; }}")
+        if steps:
+            become = f"exec setpriv --reuid {self.uid} --regid {self.gid} --clear-groups"
+            argv = ("unshare", "--mount", "sh", "-c", " && ".join((*steps, f'{become} "$@"')), "sh", *argv)
             who = {}
         return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
             argv,
@@ -87,7 +96,7 @@ class Person:
     def run(self, *argv: str, env: dict[str, str] | None = None, timeout: float = 60.0) -> Done:
         with self.popen(*argv, env=env) as process:
             try:
-                out, err = process.communicate(timeout=timeout)
+                out, err = process.communicate(timeout=patience(timeout))
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
@@ -125,7 +134,7 @@ class Person:
 
     def end(self) -> None:
         """End all that they left running."""
-        limit = time.monotonic() + 10
+        limit = time.monotonic() + patience(10)
         while (left := self.processes()) and time.monotonic() < limit:
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
@@ -140,6 +149,19 @@ def why_not() -> str:
         return "needs root: it makes an ordinary user and becomes that user"
     probe = subprocess.run(["unshare", "--user", "true"], capture_output=True, check=False, user=SINGLE_UID, cwd="/")
     return "" if probe.returncode == 0 else f"no user namespaces for users: {probe.stderr.decode().strip()}"
+
+
+TOOLS = ("pasta", "slirp4netns")
+
+
+def view(base: Path, *, tools: tuple[str, ...] = (), tun: bool = True) -> tuple[str, ...]:
+    """For :attr:`Person.mounts`: a host with only these of :data:`TOOLS`, and a /dev/net/tun that everyone may open, or
+    nobody."""
+    node = base / "tun"
+    make = [f"{{ [ -e {node} ] || mknod {node} c 10 200; }}", f"chmod {666 if tun else 600} {node}"]
+    make += [f"mount --bind {node} /dev/net/tun"] * Path("/dev/net/tun").exists()
+    paths = [shutil.which(name, path="/usr/bin:/usr/local/bin") for name in TOOLS if name not in tools]
+    return (*make, *(f"mount --bind /dev/null {path}" for path in paths if path))
 
 
 @contextlib.contextmanager
@@ -182,15 +204,23 @@ def _place(uid: int, gid: int) -> Iterator[tuple[Path, str, str]]:
         shutil.rmtree(base)
 
 
+@functools.cache
+def _compile() -> None:
+    """The user can write no bytecode beside the code: without this each of their commands would compile it anew."""
+    for name in ("core", "tui"):
+        compileall.compile_dir(HOUSE / name, quiet=2)
+
+
 def _interpreter(base: Path, uid: int) -> tuple[str, str]:
     """An interpreter and a PYTHONPATH with which the user can run wharf. :raises LookupError: there is none"""
+    _compile()
     site, version = Path(sysconfig.get_path("purelib")), f"{sys.version_info[0]}.{sys.version_info[1]}"
     candidates = [sys.executable, f"/usr/bin/python{version}", f"/usr/local/bin/python{version}"]
     for house, packages in ((HOUSE, site), (base / "house", base / "site")):
         if house != HOUSE:
             for name in ("core", "tui", "themes"):
-                shutil.copytree(HOUSE / name, house / name, ignore=shutil.ignore_patterns("__pycache__"))
-            shutil.copytree(site, packages, ignore=shutil.ignore_patterns(*_NOT_NEEDED, "__pycache__"))
+                shutil.copytree(HOUSE / name, house / name)
+            shutil.copytree(site, packages, ignore=shutil.ignore_patterns(*_NOT_NEEDED))
         for python in candidates:
             env = {"PYTHONPATH": f"{house}:{packages}", "HOME": str(base / "home"), "PATH": "/usr/bin:/bin"}
             with contextlib.suppress(OSError):

@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 from textual.pilot import Pilot
 
 from core.local import LocalEngine
+from core.model import EndpointSpec, NetworkSpec
 from core.store.paths import find_instance
 from tests.instance import end_instance
 from tui.app import WharfApp
@@ -58,6 +59,12 @@ def on(name: str, *names: str) -> Step:
     return go
 
 
+async def look_at_map(app: WharfApp, pilot: Pilot[None]) -> None:
+    """The map, with the rates of two readings at least."""
+    await keys("3", "m")(app, pilot)
+    await pilot.pause(4.0)
+
+
 SHOTS: tuple[tuple[str, tuple[int, int], str, Step], ...] = (
     ("wide", (200, 50), "dark", on("json", "1")),
     ("light", (200, 50), "light", on("web", "1")),
@@ -65,6 +72,7 @@ SHOTS: tuple[tuple[str, tuple[int, int], str, Step], ...] = (
     ("narrow", (80, 24), "dark", on("web", "1")),
     ("narrow-log", (80, 24), "dark", on("json", "enter")),
     ("help", (120, 40), "nord", keys("question_mark")),
+    ("map", (140, 30), "dark", look_at_map),
 )
 
 
@@ -123,9 +131,29 @@ def save(app: WharfApp, name: str) -> None:
     cairosvg.svg2png(bytestring=fitted.encode(), write_to=str(OUT / f"{name}.png"), output_width=1600)
 
 
-async def take(engine: LocalEngine) -> None:
-    """All the shots, one run of the workstation each."""
+async def lay_networks(engine: LocalEngine) -> None:
+    """Two networks for the map, with some of the demo's containers."""
+    await engine.create_network(NetworkSpec("front", ipv6=True))
+    await engine.create_network(NetworkSpec("back", internal=True))
+    boxes = {box.name: box for box in await engine.containers() if box.state.live and box.endpoints}
+    for network, word, alias in (
+        ("front", "web", "shop"),
+        ("front", "client", ""),
+        ("back", "web", ""),
+        ("back", "json", "api"),
+    ):
+        for name, box in boxes.items():
+            if word in name:
+                await engine.connect(box.id, EndpointSpec(network, aliases=(alias,) if alias else ()))
+
+
+async def take(engine: LocalEngine, wanted: Collection[str]) -> None:
+    """The shots, all or those that are named, one run of the workstation each."""
     for name, size, theme, step in SHOTS:
+        if wanted and name not in wanted:
+            continue
+        if name == "map":
+            await lay_networks(engine)
         app = WharfApp(engine)
         async with app.run_test(size=size) as pilot:
             app.desk.set_theme(theme)
@@ -144,7 +172,7 @@ async def main() -> None:
     try:
         async for line in engine.demo():
             print(line, flush=True)
-        await take(engine)
+        await take(engine, sys.argv[1:])
     finally:
         await engine.close()
         await end_instance(find_instance(base / "root", base / "run"))

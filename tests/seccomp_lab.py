@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from core.runtime import seccomp, seccomp_policy
 from core.runtime.syscalls import AUDIT_ARCH, TABLES
 from core.runtime.syscalls_foreign import FOREIGN_TABLES
+from core.supervise import sockets
 
 Args = tuple[int, ...]
 
@@ -185,7 +186,10 @@ class Agent:
 
     def __init__(self, path: str) -> None:
         self.server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.server.bind("\0" + path[1:] if path.startswith("@") else path)
+        if path.startswith("@"):
+            self.server.bind("\0" + path[1:])
+        else:
+            sockets.bind(self.server, path)  # whose path may be longer than 107 bytes, below pytest's folder
         self.server.listen()
         self.listener = -1
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import socket
 import sqlite3
 import subprocess
 import time
 from collections import Counter
 from pathlib import Path
 
+from core.net import spare
 from core.store.paths import Instance
+from tests.patience import patience
 
 
 def _rows(path: Path, sql: str) -> list[sqlite3.Row]:
@@ -40,9 +43,28 @@ def _mounts(inst: Instance) -> list[str]:
     return [place for place in places if place.startswith((f"{inst.root}/", f"{inst.run}/"))]
 
 
+def _interfaces() -> list[str]:
+    """Of the calling thread's namespace (which is not always the one that /sys/class/net shows)."""
+    return [name for _, name in socket.if_nameindex()]
+
+
 def _links(inst: Instance) -> list[str]:
-    names = [path.name for path in Path("/sys/class/net").iterdir()]
-    return sorted(name for name in names if name.startswith(inst.link_prefix))
+    """The host's ends of veth pairs, without those that an engine that is open has made ahead: in a group of theirs."""
+    found = {name for name in _interfaces() if name.startswith(inst.link_prefix)}
+    if any(name.startswith(f"{inst.link_prefix}s") for name in found):
+        found -= made_ahead(inst)
+    return sorted(found)
+
+
+def made_ahead(inst: Instance) -> set[str]:
+    """The host's ends of veth pairs that wait for a container (:mod:`core.net.spare`), by another tool's eyes."""
+    shown = json.loads(_run("ip", "-j", "link", "show", "group", str(spare.GROUP)) or "[]")
+    return {name for link in shown if (name := link.get("ifname", "")).startswith(inst.link_prefix)}
+
+
+def _bridges(inst: Instance) -> set[str]:
+    """The ids by which bridges of further networks, and the host's own interfaces on them, are called."""
+    return {name[-6:] for name in _interfaces() if name.startswith((inst.bridge_prefix, inst.shim_prefix))}
 
 
 def _cgroups(inst: Instance) -> set[str]:
@@ -149,6 +171,24 @@ def _overlaps(inst: Instance) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     return [(one, two) for one, two in itertools.pairwise(spans) if one[0] + one[1] > two[0]]
 
 
+def _names(inst: Instance) -> list[str]:
+    """What resolvers say that is not so: addresses in the files of networks, and who has a file of his own."""
+    wrong = []
+    ends = [json.loads(row["info"]) for row in _rows(inst.run / "run.db", "SELECT info FROM endpoint")]
+    for network in {end["network_id"] for end in ends if end["network"] != "bridge"}:
+        path = inst.run / "dns" / f"{network}.json"
+        names = json.loads(path.read_text())["names"] if path.exists() else {}
+        told = {address for addresses in names.values() for address in addresses}
+        known = {end[key] for end in ends if end["network_id"] == network for key in ("ip", "ip6") if end.get(key)}
+        if told != known:
+            wrong.append(f"network {network[:12]}: addresses {sorted(known)}, but names for {sorted(told)}")
+    owners = {row["container"] for row in _rows(inst.run / "run.db", "SELECT container FROM endpoint")}
+    files = {path.name[2:-5] for path in (inst.run / "dns").glob("c-*.json")}
+    if files - owners:
+        wrong.append(f"names for containers without a network: {files - owners}")
+    return wrong
+
+
 def differences(inst: Instance) -> list[str]:
     """What the kernel holds and the database does not know, and the other way round."""
     wrong = []
@@ -173,16 +213,20 @@ def differences(inst: Instance) -> list[str]:
     ends = {row["interface"] for row in _rows(inst.run / "run.db", "SELECT interface FROM endpoint")}
     if set(_links(inst)) != {end for end in ends if end}:
         wrong.append(f"links {_links(inst)} but endpoints {sorted(ends)}")
+    networks = {row["id"][:6] for row in _rows(inst.root / "wharf.db", "SELECT id FROM network")}
+    if lost := _bridges(inst) - networks:
+        wrong.append(f"bridges of networks that there are not: {lost}")
     for table in ("lease", "endpoint", "port"):
         holders = {row["container"] for row in _rows(inst.run / "run.db", f"SELECT container FROM {table}")}
         if holders - live:
             wrong.append(f"{table} rows of containers that do not run: {holders - live}")
     ports = {
         (row["protocol"], row["host_port"])
-        for row in _rows(inst.run / "run.db", "SELECT protocol, host_port FROM port")
+        for row in _rows(inst.run / "run.db", "SELECT protocol, host_port FROM port WHERE host_ip != '::1'")
     }
     if _nft_ports(inst) != ports:
         wrong.append(f"nft port elements {_nft_ports(inst)} but port rows {ports}")
+    wrong += _names(inst)
     if strays := {pid: cid for pid, cid in _monitors(inst).items() if cid not in live}:
         wrong.append(f"monitors of containers that do not run: {strays}")
     journals = list((inst.run / "journal").iterdir()) if inst.run.exists() else []
@@ -197,7 +241,25 @@ def assert_world(inst: Instance, seconds: float = 20.0) -> None:
     Some must be given a moment: the kernel takes a network namespace apart in the background, and monitors of
     containers that have just ended are on their way out.
     """
-    end = time.monotonic() + seconds
+    end = time.monotonic() + patience(seconds)
     while wrong := differences(inst):
         assert time.monotonic() < end, "\n".join(wrong)
         time.sleep(0.05)
+
+
+def carriers(uid: int) -> dict[int, str]:
+    """Pids of what carries the traffic of an ordinary user's containers, with their command lines: the uplink, pasta
+    or slirp4netns, proxies."""
+    found = {}
+    for path in Path("/proc").iterdir():
+        try:
+            line = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            owner = (path / "status").read_text().split("\nUid:\t")[1].split()[0]
+        except (OSError, IndexError):
+            continue
+        name = line.split(" ")[0].rpartition("/")[2]
+        if int(owner) == uid and (
+            name in ("pasta", "pasta.avx2", "slirp4netns") or line.startswith(("wharf-uplink", "wharf-proxy"))
+        ):
+            found[int(path.name)] = line
+    return found

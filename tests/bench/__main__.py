@@ -12,16 +12,29 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.bench import bench_follow, bench_many, bench_pull, bench_run, bench_screen, bench_start
+from tests.bench import (
+    bench_commit,
+    bench_follow,
+    bench_many,
+    bench_names,
+    bench_net,
+    bench_pull,
+    bench_run,
+    bench_screen,
+    bench_start,
+)
 from tests.bench.measure import Row, table
-from tests.bench.place import HOUSE, Docker, Place, Podman, Wharf, bring_images, journaled_disk, sh
+from tests.bench.place import HOUSE, Docker, Place, Podman, Wharf, bring_images, journaled_disk, memory, sh
 
 BENCHES = {
     "start": bench_start.run,
     "many": bench_many.run,
     "run": bench_run.run,
     "pull": bench_pull.run,
+    "commit": bench_commit.run,
     "follow": bench_follow.run,
+    "names": bench_names.run,
+    "net": bench_net.run,
     "screen": bench_screen.run,
 }
 
@@ -61,6 +74,7 @@ def main() -> int:
         # Short: the paths of unix sockets below it may have 107 characters.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wb-", ignore_cleanup_errors=True)))
         disk = stack.enter_context(journaled_disk(folder))
+        stack.enter_context(memory(folder))
         docker = stack.enter_context(Docker(folder, disk).running())
         wharf = Wharf(folder, disk)
         stack.callback(wharf.end)

@@ -93,6 +93,18 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
+def memory(folder: Path) -> Iterator[Path]:
+    """Where every engine keeps what goes with a boot: in memory, as /run is on an ordinary host."""
+    place = folder / "run"
+    place.mkdir()
+    sh("mount", "-t", "tmpfs", "-o", "mode=755", "bench-run", str(place))
+    try:
+        yield place
+    finally:
+        sh("umount", "--lazy", str(place))
+
+
+@contextlib.contextmanager
 def journaled_disk(folder: Path, gigabytes: int = 6) -> Iterator[Path]:
     """An ext4 with a journal on a loop device, gone afterwards."""
     image, mount = folder / "disk.img", folder / "disk"
@@ -124,20 +136,28 @@ class Docker:
 
     def __init__(self, folder: Path, disk: Path) -> None:
         self.socket, self._folder, self._data = folder / "docker.sock", folder, disk / "docker"
-        self.marks = (str(self.socket), str(folder / "docker-exec"))
+        self.marks = (str(self.socket), str(folder / "run/docker"))
         self._connection = _UnixConnection(self.socket)
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[Docker]:
+    def running(self, *, firewall: bool = False) -> Iterator[Docker]:
+        """:param firewall: with its rules, and so with ports that are translated; the host must be the bench's own"""
         sh("ip", "link", "add", BRIDGE, "type", "bridge")
         daemon: subprocess.Popen[bytes] | None = None
         try:
             sh("ip", "address", "add", SUBNET, "dev", BRIDGE)
             sh("ip", "link", "set", BRIDGE, "up")
-            # Without iptables: nothing of the host's firewall is touched, and dockerd has less to do, not more.
-            options = ["--storage-driver", "overlay2", "--bridge", BRIDGE, "--iptables=false", "--ip6tables=false"]
-            options += ["--data-root", str(self._data), "--exec-root", str(self._folder / "docker-exec")]
-            options += ["--ip-masq=false", "--pidfile", str(self._folder / "docker.pid"), "--host", f"unix://{self.socket}"]
+            options = ["--storage-driver", "overlay2", "--bridge", BRIDGE, "--ip6tables=false"]
+            if not firewall:
+                # Without iptables: nothing of the host's firewall is touched, and dockerd has less to do, not more.
+                options += ["--iptables=false", "--ip-masq=false"]
+            options += ["--data-root", str(self._data), "--exec-root", str(self._folder / "run/docker")]
+            options += [
+                "--pidfile",
+                str(self._folder / "docker.pid"),
+                "--host",
+                f"unix://{self.socket}",
+            ]
             with (self._folder / "dockerd.log").open("wb") as log:
                 daemon = subprocess.Popen(["dockerd", *options], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
             wait_for(lambda: self.call("GET", "/_ping", raw=True) == b"OK", "dockerd does not answer")
@@ -183,11 +203,11 @@ class Wharf:
     """The instance under test: its environment, and the command."""
 
     def __init__(self, folder: Path, disk: Path) -> None:
-        self.root, self.run = disk / "wharf", folder / "wharf-run"
+        self.root, self.run = disk / "wharf", folder / "run/wharf"
         os.environ.update(WHARF_ROOT=str(self.root), WHARF_RUN=str(self.run))
 
     def command(self, *arguments: str | Path) -> list[str]:
-        return [str(Path(sys.executable).with_name("wharf")), *map(str, arguments)]
+        return [sys.executable, "-m", "tui", *map(str, arguments)]  # this tree, wherever `wharf` is installed from
 
     def pids(self) -> list[int]:
         """The launcher and the monitors."""
@@ -214,7 +234,7 @@ class Podman:
     """podman on the same disk, with storage of its own."""
 
     def __init__(self, folder: Path, disk: Path) -> None:
-        self._options = ["--root", str(disk / "podman"), "--runroot", str(folder / "podman-run")]
+        self._options = ["--root", str(disk / "podman"), "--runroot", str(folder / "run/podman")]
         self._options += ["--storage-driver", "overlay", "--tmpdir", str(folder / "podman-tmp")]
 
     def command(self, *arguments: str | Path) -> list[str]:

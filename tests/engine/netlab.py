@@ -19,18 +19,23 @@ import pytest
 import pytest_asyncio
 
 from core.kernel import netns
-from core.model import PortMapping
+from core.model import EndpointInfo, EndpointSpec, PortMapping
 from core.names import make_id
 from core.net import Attachment, Net, Published
 from core.store.db import Store
 from core.store.paths import Instance, find_instance
+from tests.patience import patience
+from tests.world import processes
 
 OUTSIDE = "198.51.100.2"  # TEST-NET-2 (RFC 5737): the machine outside
 UPLINK = "198.51.100.1"  # the host's address there
+OUTSIDE6, UPLINK6 = "2001:db8:51::2", "2001:db8:51::1"  # RFC 3849
 
 
-def run_inside(namespace: int | None, work: Callable[..., Any], *args: object) -> Any:
+def run_inside(namespace: int | None, work: Callable[..., Any], *args: object, seconds: int = 20) -> Any:
     """``work(*args)`` in a forked child inside the namespace (``None``: the host's); its result goes through JSON.
+
+    :param seconds: after which the child is ended
 
     An OSError or timeout in the child comes back as the string ``error:NAME``.
     """
@@ -38,7 +43,7 @@ def run_inside(namespace: int | None, work: Callable[..., Any], *args: object) -
     pid = os.fork()
     if pid == 0:
         try:
-            signal.alarm(20)
+            signal.alarm(seconds)
             if namespace is not None:
                 netns.enter(namespace)
             try:
@@ -62,7 +67,7 @@ def ask_tcp(host: str, port: int, timeout: float = 2.0) -> str:
 
 
 def ask_udp(host: str, port: int, timeout: float = 2.0, source_port: int = 0) -> str:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.settimeout(timeout)
         peer.bind(("", source_port))
         peer.sendto(b"who am I", (host, port))
@@ -77,7 +82,7 @@ def ping(host: str, timeout: float = 2.0) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
         raw.settimeout(timeout)
         raw.sendto(head, (host, 0))
-        end = time.monotonic() + timeout
+        end = time.monotonic() + patience(timeout)
         while time.monotonic() < end:
             packet, peer = raw.recvfrom(200)
             if peer[0] == host and packet[20] == 0:
@@ -110,8 +115,11 @@ class Server:
 
 
 def _serve(protocol: str, address: tuple[str, int], tell: int) -> None:
+    """``dns``: over UDP, the question comes back as an answer that knows nothing."""
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-    with socket.socket(socket.AF_INET, kind) as listener:
+    with socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, kind) as listener:
+        if listener.family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         if protocol == "tcp":
@@ -124,8 +132,9 @@ def _serve(protocol: str, address: tuple[str, int], tell: int) -> None:
                     peer.sendall(caller[0].encode())
                 peer.close()
             else:
-                _, caller = listener.recvfrom(2000)
-                listener.sendto(caller[0].encode(), caller)
+                data, caller = listener.recvfrom(2000)
+                known = data[:2] + b"\x81\x80" + data[4:] if protocol == "dns" else caller[0].encode()
+                listener.sendto(known, caller)
 
 
 @dataclass
@@ -136,17 +145,26 @@ class Box:
     attachment: Attachment
     published: Published | None = None
     servers: list[Server] = field(default_factory=list)
+    others: list[Attachment] = field(default_factory=list)  # further places, in the same namespace
 
     @property
     def fd(self) -> int:
         return self.attachment.netns_fd
 
     @property
+    def ends(self) -> list[EndpointInfo]:
+        return [made.endpoint for made in (self.attachment, *self.others)]
+
+    @property
     def ip(self) -> str:
         return self.attachment.endpoint.ip
 
-    def serve(self, protocol: str, port: int) -> None:
-        self.servers.append(Server(self.fd, protocol, port))
+    @property
+    def ip6(self) -> str:
+        return self.attachment.endpoint.ip6
+
+    def serve(self, protocol: str, port: int, address: str = "") -> None:
+        self.servers.append(Server(self.fd, protocol, port, address))
 
     def port(self, number: int, protocol: str = "tcp") -> int:
         """The host port behind which the box's port is."""
@@ -158,10 +176,11 @@ class Box:
         for server in self.servers:
             server.close()
         self.servers.clear()
-        for held in self.published.sockets if self.published else ():
+        for held in self.published.sockets.values() if self.published else ():
             held.close()
-        with contextlib.suppress(OSError):
-            os.close(self.fd)
+        for made in (self.attachment, *self.others):
+            with contextlib.suppress(OSError):
+                os.close(made.netns_fd)
 
 
 class Lab:
@@ -173,12 +192,12 @@ class Lab:
         self.net = Net(inst, self.store)
         self.boxes: list[Box] = []
 
-    async def box(self, *ports: PortMapping, ip: str | None = None) -> Box:
+    async def box(self, *ports: PortMapping, ip: str | None = None, network: str = "bridge", ip6: str = "") -> Box:
         cid = make_id()
-        box = Box(cid, await self.net.attach("bridge", cid, ip=ip))
+        box = Box(cid, await self.net.attach(network, cid, EndpointSpec(network, ip=ip or "", ip6=ip6)))
         self.boxes.append(box)
         if ports:
-            box.published = await self.net.publish(cid, box.ip, ports)
+            box.published = await self.net.publish(cid, box.ends, ports)
         return box
 
     async def end(self, box: Box) -> None:
@@ -208,14 +227,18 @@ def link_names() -> list[str]:
 
 def left_over(inst: Instance) -> list[str]:
     """Every trace of the instance in the kernel, seen by other tools than our own."""
-    found = [name for name in link_names() if name.startswith((inst.link_prefix, inst.bridge))]
+    found = [
+        name
+        for name in link_names()
+        if name.startswith((inst.link_prefix, inst.bridge_prefix, inst.shim_prefix, inst.bridge))
+    ]
     found += [line for line in command("nft", "list", "tables").splitlines() if line.endswith(f" {inst.nft_table}")]
     return found
 
 
 def soon(check: Callable[[], bool], seconds: float = 2.0) -> bool:
     """Wait until ``check()`` holds."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + patience(seconds)
     while not check():
         if time.monotonic() > end:
             return False
@@ -237,6 +260,17 @@ def netinst(tmp_path: Path) -> Iterator[Instance]:
     made = find_instance(tmp_path / "root", tmp_path / "run")
     yield made
     assert soon(lambda: not left_over(made)), left_over(made)
+
+
+@contextlib.contextmanager
+def keeper_held(inst: Instance) -> Iterator[None]:
+    """Nobody puts the firewall right meanwhile: its keeper, the launcher, is held."""
+    launcher = min(processes(inst), key=lambda pid: int(Path(f"/proc/{pid}/stat").read_text().split()[21]))
+    os.kill(launcher, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(launcher, signal.SIGCONT)
 
 
 @pytest.fixture
@@ -277,11 +311,16 @@ def outside() -> Iterator[int]:
     enter = ("nsenter", f"--net={path}")
     for argv in (
         ("ip", "link", "add", name, "type", "veth", "peer", "name", "up0", "netns", path),
+        ("sysctl", "-qw", f"net.ipv6.conf.{name}.accept_dad=0"),
+        (*enter, "sysctl", "-qw", "net.ipv6.conf.up0.accept_dad=0"),
         ("ip", "address", "add", f"{UPLINK}/24", "dev", name),
         ("ip", "link", "set", name, "up"),
         (*enter, "ip", "address", "add", f"{OUTSIDE}/24", "dev", "up0"),
         (*enter, "ip", "link", "set", "up0", "up"),
         (*enter, "ip", "route", "add", "default", "via", UPLINK),
+        ("ip", "address", "add", f"{UPLINK6}/64", "dev", name, "nodad"),
+        (*enter, "ip", "address", "add", f"{OUTSIDE6}/64", "dev", "up0", "nodad"),
+        (*enter, "ip", "route", "add", "default", "via", UPLINK6),
     ):
         subprocess.run(argv, check=True)
     yield fd

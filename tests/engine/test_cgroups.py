@@ -31,8 +31,10 @@ from tests.engine.cgrouplab import (
     spin,
     value,
 )
+from tests.patience import patience
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the cgroup tree is root's")
+
 
 def groups_of(pid: int) -> set[str]:
     """The groups a process is in; in /proc there are also hierarchies that are not mounted here."""
@@ -145,7 +147,7 @@ def test_kill_ends_a_frozen_tree(path: str) -> None:
     signal_before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         with child(path, tree):
-            end = time.monotonic() + 5
+            end = time.monotonic() + patience(5)
             while len(cgroups.pids(path)) < 6:
                 assert time.monotonic() < end
                 time.sleep(0.01)
@@ -210,7 +212,7 @@ def test_sampler_agrees_with_the_files(path: str) -> None:
 
     with child(path, body):
         sampler = cgroups.Sampler()
-        end = time.monotonic() + 5
+        end = time.monotonic() + patience(5)
         while (sample := sampler.read(path)).memory < 24 * MIB:
             assert time.monotonic() < end, sample
             time.sleep(0.02)

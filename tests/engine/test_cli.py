@@ -15,11 +15,12 @@ import signal
 import struct
 import sys
 import termios
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from core.engine import Engine
 
 pytestmark = pytest.mark.real
 HOUSE = Path(__file__).parents[2]
@@ -116,7 +117,7 @@ async def test_bad_input_leaves_nothing(wharf: Wharf) -> None:
         (["--pull", "never", "no/such:image"], 125, "no/such"),
         (["--network", "nowhere", wharf.image], 125, "nowhere"),
         (["-m", "1k", wharf.image], 125, "6m"),
-        (["-v", "/no/such/folder:/x", wharf.image], 125, "/no/such/folder"),
+        (["--mount", "type=bind,src=/no/such/folder,dst=/x", wharf.image], 125, "/no/such/folder"),
         (["--user", "nobody-here", wharf.image, "true"], 125, "nobody-here"),
     ):
         done = await wharf("run", *words)
@@ -153,12 +154,12 @@ async def test_the_life_of_a_container(wharf: Wharf) -> None:
     assert (await wharf("rm", "-f", "web")).code == 0
 
 
-async def test_several_at_once_report_each(wharf: Wharf) -> None:
+async def test_several_at_once_report_each(wharf: Wharf, engine: Engine) -> None:
     for name in ("a", "b", "c"):
         await wharf.background(name, script="sleep 100")
-    began = time.monotonic()
-    done = await wharf("stop", "-t", "1", "a", "nosuch", "b", "c")
-    assert time.monotonic() - began < 8  # one grace period, not three
+    done = await wharf("stop", "-t", "2", "a", "nosuch", "b", "c")
+    ends = [(await engine.container(name)).finished for name in "abc"]
+    assert max(ends) - min(ends) < 2  # one grace period, not three
     assert (done.code, done.out) == (1, "a\nb\nc\n")
     assert "nosuch" in done.err
     assert (await wharf("rm", "a", "b", "c")).out == "a\nb\nc\n"
@@ -284,7 +285,7 @@ async def test_create_start_attached_and_cidfile(wharf: Wharf, tmp_path: Path) -
     ).strip()
     assert file.read_text() == cid
     assert await wharf("start", "-ai", cid[:6], given=b"it\n") == Done(4, "got it\n", "")
-    assert (await wharf("create", "--cidfile", str(file), wharf.image)).code == 125
+    assert (await wharf("create", "--cidfile", str(file), wharf.image)).code == 1
 
 
 class Terminal:
@@ -356,15 +357,3 @@ async def test_a_terminal_with_resize_detach_and_attach(wharf: Wharf) -> None:
     inner.type(b"tty; exit 3\n")
     await inner.until(b"/dev/pts/")
     assert await inner.end() == 3
-
-
-async def test_ps_loads_no_heavy_library(wharf: Wharf) -> None:
-    code = (
-        "import sys; from tui.__main__ import main; main(['ps']); "
-        "print([m for m in ('textual', 'rich', 'aiohttp', 'pyroute2', 'psutil') if m in sys.modules])"
-    )
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", code), cwd=HOUSE, env=wharf.env, stdout=asyncio.subprocess.PIPE
-    )
-    out, _ = await process.communicate()
-    assert out.decode().splitlines()[-1] == "[]"

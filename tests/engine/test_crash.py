@@ -12,17 +12,19 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from core import errors
 from core.engine import Engine
+from core.kernel import process
 from core.local import LocalEngine
-from core.model import ContainerSpec, PortMapping, State
+from core.model import ContainerSpec, PortMapping, RestartPolicy, State
 from core.store.paths import Instance
 from core.supervise import client
 from tests.engine.test_lifecycle import output, sleeper, until
+from tests.patience import patience
 from tests.world import assert_world, processes
 
 NUMBERS = "i=0; while :; do i=$((i+1)); echo $i; usleep 2000; done"
@@ -52,6 +54,33 @@ async def counter(engine: Engine, image: str) -> str:
     return box.id
 
 
+def pidfds_tell() -> bool:
+    """Does the kernel tell who is no parent how a process has ended (Linux 6.15)?"""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(3)
+    pidfd = os.pidfd_open(pid)
+    os.waitpid(pid, 0)
+    try:
+        return process.exit_status(pidfd) is not None
+    finally:
+        os.close(pidfd)
+
+
+@contextlib.asynccontextmanager
+async def silenced(engine: Engine, inst: Instance, cid: str) -> AsyncIterator[None]:
+    """The counter writes nothing meanwhile, and all before is in the log: a monitor that is killed takes with it what
+    it has read and not written yet."""
+    pid = state_of(inst, cid)["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    count = -1
+    while count != (now := len(await output(engine, cid))):
+        count = now
+        await asyncio.sleep(patience(0.1))
+    yield
+    os.kill(pid, signal.SIGCONT)
+
+
 async def test_engine_closed_and_reopened(engine: Engine, busybox_image: str, inst: Instance) -> None:
     cid = await counter(engine, busybox_image)
     await asyncio.sleep(0.2)
@@ -72,10 +101,11 @@ async def test_engine_closed_and_reopened(engine: Engine, busybox_image: str, in
 async def test_exit_while_no_engine_runs(engine: Engine, busybox_image: str, inst: Instance) -> None:
     spec = ContainerSpec(busybox_image, command=("sh", "-c", "sleep 0.5; exit 9"), ports=(PortMapping(80),))
     box = await engine.create(spec)
+    begun = time.time()
     await engine.start(box.id)
     await engine.close()
     # Nobody listens: the monitor's one-shot clean-up must release the address and the port by itself.
-    end = time.monotonic() + 10
+    end = time.monotonic() + patience(10)
     while inst.container_run(box.id).exists():
         assert time.monotonic() < end
         await asyncio.sleep(0.05)
@@ -84,7 +114,7 @@ async def test_exit_while_no_engine_runs(engine: Engine, busybox_image: str, ins
     try:
         found = await again.container(box.id)
         assert (found.state, found.exit_code) == (State.EXITED, 9)
-        assert abs(found.finished - found.started - 0.5) < 0.4
+        assert begun <= found.started < found.finished - 0.3 < time.time()
     finally:
         await again.close()
 
@@ -93,7 +123,8 @@ async def test_monitor_killed(engine: Engine, busybox_image: str, inst: Instance
     cid = await counter(engine, busybox_image)
     await asyncio.sleep(0.2)
     first = state_of(inst, cid)
-    os.kill(first["monitor_pid"], signal.SIGKILL)
+    async with silenced(engine, inst, cid):
+        os.kill(first["monitor_pid"], signal.SIGKILL)
 
     async def adopted() -> bool:
         with contextlib.suppress(ValueError, FileNotFoundError):
@@ -131,6 +162,23 @@ async def test_launcher_killed(engine: Engine, busybox_image: str, inst: Instanc
     before = await in_sequence(engine, cid)
     await asyncio.sleep(0.2)
     assert await in_sequence(engine, cid) > before
+
+
+async def test_launcher_killed_and_then_a_restart_by_policy(engine: Engine, busybox_image: str, inst: Instance) -> None:
+    """The monitor has nobody to give copies to, which must not end it."""
+    spec = ContainerSpec(busybox_image, command=("sh", "-c", "sleep 0.3; exit 1"), restart=RestartPolicy("always"))
+    box = await engine.create(spec)
+    await engine.start(box.id)
+    monitor = state_of(inst, box.id)["monitor_pid"]
+    os.kill(launcher(inst, box.id), signal.SIGKILL)
+
+    async def again() -> bool:
+        state = await asyncio.to_thread(client.read_state, inst, box.id)
+        return state is not None and state.restarts >= 2
+
+    await until(again)
+    assert state_of(inst, box.id)["monitor_pid"] == monitor
+    assert Path(f"/proc/{monitor}").exists()
 
 
 def spares(parent: int) -> list[int]:
@@ -192,16 +240,18 @@ async def test_a_start_that_another_engine_sees(engine: Engine, busybox_image: s
 async def test_launcher_and_monitor_killed(engine: Engine, busybox_image: str, inst: Instance) -> None:
     cid = await counter(engine, busybox_image)
     pid = state_of(inst, cid)["pid"]
-    pids = [launcher(inst, cid), state_of(inst, cid)["monitor_pid"]]
-    for one in pids:
-        os.kill(one, signal.SIGKILL)
+    async with silenced(engine, inst, cid):
+        for one in (launcher(inst, cid), state_of(inst, cid)["monitor_pid"]):
+            os.kill(one, signal.SIGKILL)
     await engine.close()
     again = await LocalEngine.open(inst.root, inst.run)
     try:
         assert (await again.container(cid)).pid == pid
         await asyncio.sleep(0.3)
         await in_sequence(again, cid)
-        assert (await again.stop(cid, timeout=0.2)).exit_code == 137
+        ended = await again.stop(cid, timeout=0.2)
+        # Its parent is the host's init now; whether anyone else can ask how it ended is up to the kernel.
+        assert ended.exit_code == 137 or (ended.state is State.UNKNOWN and not pidfds_tell())
     finally:
         await again.close()
 
@@ -247,9 +297,11 @@ async def main():
     elif where == "before launch":
         client.Launching.go = die
     elif where == "at the row":
-        records.save = die
+        records.save_start = die
     elif where == "after the row":
         client.Launching.go = die_later
+    elif where == "before the bundle":
+        bundle.write_rest = die
     elif where == "after the launch":
         journal.Journal.__aexit__ = die
     elif where == "never":
@@ -261,7 +313,15 @@ asyncio.run(main())
 """
 
 
-PLACES = ["before wiring", "before launch", "at the row", "after the row", "after the launch", "never"]
+PLACES = [
+    "before wiring",
+    "before launch",
+    "at the row",
+    "before the bundle",
+    "after the row",
+    "after the launch",
+    "never",
+]
 
 
 @pytest.mark.parametrize("where", PLACES)
@@ -269,16 +329,22 @@ async def test_engine_killed_inside_start(engine: Engine, busybox_image: str, in
     spec = ContainerSpec(busybox_image, command=("sh", "-c", NUMBERS), ports=(PortMapping(80),))
     box = await engine.create(spec)
     await engine.close()
+    since = time.time()
     argv = [sys.executable, "-c", CUT, str(inst.root), str(inst.run), box.id, where]
     done = subprocess.run(argv, check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == (0 if where == "never" else 77)
     again = await LocalEngine.open(inst.root, inst.run)
     try:
         assert_world(inst)
+        dead = [event async for event in again.events(since=since, until=time.time()) if event.action == "die"]
+        assert ("128" in [event.attributes["exitCode"] for event in dead]) is (where != "never")
         found = await again.container(box.id)
         assert found.state is (State.RUNNING if where == "never" else State.CREATED)
         if not found.state.live:
             assert (await again.start(box.id)).state is State.RUNNING
+        for name in ("hosts", "resolv.conf", "hostname"):
+            path = inst.container_dir(box.id) / name
+            assert path.read_text() == path.with_name(f"{name}.ours").read_text() != ""
     finally:
         await again.close()
 
@@ -331,53 +397,3 @@ async def test_a_stop_that_was_broken_off_is_finished(engine: Engine, busybox_im
         assert (await again.container(box.id)).exit_code == 137
     finally:
         await again.close()
-
-
-SWEEPER = """
-import asyncio, sys
-from pathlib import Path
-from core.local import LocalEngine
-
-async def main():
-    engine = await LocalEngine.open(Path(sys.argv[1]), Path(sys.argv[2]))
-    while True:
-        assert (found := await engine.recover()) == [], found
-        print("swept", flush=True)
-
-asyncio.run(main())
-"""
-
-
-async def test_a_thorough_recovery_disturbs_nobody(engine: Engine, busybox_image: str, inst: Instance) -> None:
-    argv = [sys.executable, "-c", SWEEPER, str(inst.root), str(inst.run)]
-    sweeper = subprocess.Popen(argv, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE)
-    try:
-        for _ in range(25):
-            spec = ContainerSpec(busybox_image, command=("sleep", "1000"), ports=(PortMapping(80),))
-            box = await engine.create(spec)
-            await engine.start(box.id)
-            await asyncio.sleep(0.03)
-            assert (await engine.container(box.id)).state is State.RUNNING
-            await engine.remove(box.id, force=True)
-        assert sweeper.poll() is None
-    finally:
-        sweeper.kill()
-        out, _ = sweeper.communicate()
-    assert out.count(b"swept") > 5
-
-
-async def test_one_data_root_has_one_run_folder(
-    engine: Engine, busybox_image: str, inst: Instance, tmp_path: Path
-) -> None:
-    cid = await sleeper(engine, busybox_image)
-    with pytest.raises(errors.Conflict, match="run folder"):
-        await LocalEngine.open(inst.root, tmp_path / "other")
-    assert (await engine.container(cid)).state is State.RUNNING
-
-
-async def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "letters").mkdir()
-    mode = tmp_path.stat().st_mode
-    with pytest.raises(errors.InvalidArgument):
-        await LocalEngine.open(tmp_path, tmp_path / "run")
-    assert tmp_path.stat().st_mode == mode

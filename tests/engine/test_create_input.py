@@ -135,10 +135,10 @@ BAD: dict[str, dict[str, Any]] = {
     "log files": {"log": LogOptions(max_files=0)},
     "log size": {"log": LogOptions(max_size=-1)},
     "port out of range": {"ports": (PortMapping(70000),)},
-    "protocol": {"ports": (PortMapping(80, protocol="sctp"),)},
+    "protocol": {"ports": (PortMapping(80, protocol="icmp"),)},
     "address of a port": {"ports": (PortMapping(80, host_ip="everywhere"),)},
     "one host port for two": {"ports": (PortMapping(80, 8099), PortMapping(81, 8099))},
-    "many ports": {"ports": tuple(PortMapping(number) for number in range(1, 600))},
+    "many ports": {"ports": tuple(PortMapping(number) for number in range(1, 10_500))},
     "ports without a network": {"ports": (PortMapping(80),), "network": "none"},
 }
 
@@ -248,17 +248,16 @@ async def test_a_users_word_stands_over_the_images_check(engine: Engine, tmp_pat
 
 
 async def test_ports_that_an_image_exposes(engine: Engine, tmp_path: Path) -> None:
-    ports: dict[str, Any] = {"80": {}, "80/TCP": {}, "8000-8002/udp": {}, "9000/tcp": {}}
+    ports: dict[str, Any] = {"80": {}, "80/TCP": {}, "8000-8002/udp": {}, "9000/tcp": {}, "81/sctp": {}}
     ref = await load(engine, tmp_path, *base(), config={"Cmd": ["true"], "ExposedPorts": ports})
     box = await engine.create(ContainerSpec(ref, publish_all=True, ports=(PortMapping(9000, 0),)))
     found = {(port.container_port, port.protocol) for port in box.spec.ports}
-    assert found == {(80, "tcp"), (8000, "udp"), (8001, "udp"), (8002, "udp"), (9000, "tcp")}
-    assert len(box.spec.ports) == 5
-    for exposed in ("80/sctp", "1-65535/tcp"):
-        ref = await load(engine, tmp_path, *base(), config={"Cmd": ["true"], "ExposedPorts": {exposed: {}}})
-        await engine.create(ContainerSpec(ref))
-        with pytest.raises(errors.InvalidArgument):
-            await engine.create(ContainerSpec(ref, publish_all=True))
+    assert found == {(80, "tcp"), (8000, "udp"), (8001, "udp"), (8002, "udp"), (9000, "tcp"), (81, "sctp")}
+    assert len(box.spec.ports) == 6
+    ref = await load(engine, tmp_path, *base(), config={"Cmd": ["true"], "ExposedPorts": {"1-65535/tcp": {}}})
+    await engine.create(ContainerSpec(ref))
+    with pytest.raises(errors.InvalidArgument):
+        await engine.create(ContainerSpec(ref, publish_all=True))
 
 
 REFUSED: dict[str, dict[str, Any]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
 import json
@@ -20,10 +19,13 @@ from core.images.store import ImageStore
 from tests import images as make
 from tests.images import directory, member
 from tests.images_lab import finish, leftovers, open_store
-from tests.liar import Liar, liar, send_part
+from tests.liar import Liar, liar
 from tests.registry import free_port, need, push, registry
 
-pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="unpacking needs root")]
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="unpacking needs root"),
+    pytest.mark.usefixtures("own_settings"),
+]
 BIG = os.urandom(3_000_000)
 
 
@@ -236,110 +238,6 @@ async def test_indexes(tmp_path: Path) -> None:
         server.tags["latest"] = (b'{"schemaVersion": 1}', "application/vnd.docker.distribution.manifest.v1+json")
         with pytest.raises(Unsupported):
             await finish(images.pull(f"{server.address}/app"))
-
-
-# -- trouble that passes ------------------------------------------------------------------------------------------
-async def test_cut_connections_resume_where_they_ended(tmp_path: Path) -> None:
-    made = sample()
-    data = made.blobs[big_blob(made)]
-    starts = []
-    async with pair(tmp_path) as (server, images):
-        server.put(made)
-
-        async def bend(request: web.Request) -> web.StreamResponse | None:
-            if big_blob(made) not in request.path or len(starts) >= 3:
-                starts.append(request.headers.get("Range")) if big_blob(made) in request.path else None
-                return None
-            starts.append(request.headers.get("Range"))
-            offset = int((starts[-1] or "bytes=0-")[6:-1])
-            return await send_part(request, data, 700_000, offset)
-
-        server.bend = bend
-        image = await finish(images.pull(f"{server.address}/app"))
-        assert (images.layer_dirs(image)[1] / "d" / "big").read_bytes() == BIG
-        assert starts[0] is None
-        assert all(start and start != "bytes=0-" for start in starts[1:])
-
-
-async def test_a_registry_without_ranges(tmp_path: Path) -> None:
-    made = sample()
-    data = made.blobs[big_blob(made)]
-    async with pair(tmp_path) as (server, images):
-        server.put(made)
-
-        async def bend(request: web.Request) -> web.StreamResponse | None:
-            if big_blob(made) not in request.path:
-                return None
-            if server.count(big_blob(made)) == 1:
-                return await send_part(request, data, 700_000)
-            return web.Response(body=data)
-
-        server.bend = bend
-        image = await finish(images.pull(f"{server.address}/app"))
-        assert (images.layer_dirs(image)[1] / "d" / "big").read_bytes() == BIG
-
-
-async def test_errors_of_the_server_then_fine(tmp_path: Path) -> None:
-    made = sample()
-    async with pair(tmp_path) as (server, images):
-        server.put(made)
-        failures = [503, 500, 429, 502]
-
-        async def bend(request: web.Request) -> web.StreamResponse | None:
-            return web.Response(status=failures.pop()) if failures else None
-
-        server.bend = bend
-        assert await finish(images.pull(f"{server.address}/app"))
-
-
-async def test_errors_of_the_server_for_ever(tmp_path: Path) -> None:
-    async with pair(tmp_path) as (server, images):
-
-        async def bend(request: web.Request) -> web.StreamResponse | None:
-            return web.Response(status=503)
-
-        server.bend = bend
-        assert "503" in await refused(server, images, Unavailable)
-        assert server.count("manifests") == 5
-
-
-async def test_a_part_that_went_bad_is_fetched_again(tmp_path: Path) -> None:
-    made = sample()
-    async with pair(tmp_path) as (server, images):
-        server.put(made)
-        images.content.part(big_blob(made)).write_bytes(b"not what it should be" * 1000)
-        image = await finish(images.pull(f"{server.address}/app"))
-        assert (images.layer_dirs(image)[1] / "d" / "big").read_bytes() == BIG
-        assert server.count(big_blob(made)) == 2
-        assert not leftovers(images)
-
-
-async def test_closing_cancels_and_keeps_what_can_be_resumed(tmp_path: Path) -> None:
-    made = sample()
-    data = made.blobs[big_blob(made)]
-    async with pair(tmp_path) as (server, images):
-        server.put(made)
-
-        async def bend(request: web.Request) -> web.StreamResponse | None:
-            if big_blob(made) not in request.path or "Range" in request.headers:
-                return None
-            response = web.StreamResponse()
-            response.content_length = len(data)
-            await response.prepare(request)
-            await response.write(data[:1_000_000])
-            await asyncio.sleep(3600)
-            return response
-
-        server.bend = bend
-        steps = images.pull(f"{server.address}/app")
-        async for step in steps:
-            if any(layer.done >= 1_000_000 for layer in step.layers):
-                break
-        await steps.aclose()  # type: ignore[attr-defined]
-        assert not leftovers(images)
-        assert images.content.part(big_blob(made)).stat().st_size == 1_000_000
-        assert await finish(images.pull(f"{server.address}/app"))
-        assert ("bytes=1000000-") in [headers.get("Range") for _, headers in server.seen]
 
 
 # -- credentials --------------------------------------------------------------------------------------------------

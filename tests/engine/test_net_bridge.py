@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import Conflict, InUse, InvalidArgument, NotFound
+from core.errors import Conflict, InUse, InvalidArgument, NotFound, Unavailable
 from core.kernel import netns
+from core.model import NetworkSpec, Subnet
 from core.names import make_id
+from core.net.host import Host
 from core.store.paths import Instance, find_instance
 from tests.engine.netlab import (
     OUTSIDE,
@@ -30,6 +32,7 @@ from tests.engine.netlab import (
     run_inside,
     soon,
 )
+from tests.engine.ranges import range4
 
 __all__ = ["lab", "netinst", "outside"]
 pytestmark = pytest.mark.real
@@ -223,22 +226,24 @@ async def test_addresses_come_round(lab: Lab) -> None:
 
 
 async def test_network_is_full(lab: Lab) -> None:
-    network = await lab.net.ensure("bridge")
-    with lab.store.run.write() as con:
-        con.executemany(
-            "INSERT INTO lease (network, offset, container) VALUES (?, ?, 'x')",
-            [(network.id, offset) for offset in range(2, 4095)],
-        )
+    small = await lab.net.create_network(
+        NetworkSpec("small", subnets=(Subnet(f"{range4(7)}.0/29", ip_range=f"{range4(7)}.4/30"),))
+    )
+    made = [await lab.box(network="small") for _ in range(3)]
+    assert [box.ip for box in made] == [f"{range4(7)}.4", f"{range4(7)}.5", f"{range4(7)}.6"]
     with pytest.raises(Conflict, match="no free address"):
-        await lab.box()
-    with lab.store.run.write() as con:
-        con.execute("DELETE FROM lease")
+        await lab.box(network=small.id)
+    for box in made:
+        await lab.end(box)
+    assert (await lab.box(network="small")).ip == f"{range4(7)}.4"
 
 
 _MANY = """
 import asyncio, os, sys
 from pathlib import Path
+from core.model import NetworkSpec, Subnet
 from core.names import make_id
+from core.net.host import Host
 from core.net import Net
 from core.store.db import Store
 from core.store.paths import Instance
@@ -371,3 +376,25 @@ def test_imports_are_light() -> None:
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+async def test_no_descriptor_stays_where_the_networks_cannot_be_entered(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = await lab.box()
+
+    def shut(self: Host, work: object) -> None:
+        raise Unavailable("shut", "for everybody")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as closed:
+        closed.setattr(Host, "at_home", shut)
+        for work in (
+            lab.net.attach("bridge", box.id, namespace=box.fd),
+            lab.net.set_default(box.fd, box.ends),
+            lab.net.open_resolver(box.fd),
+            lab.net.unplug(box.fd, "eth0"),
+        ):
+            with pytest.raises(Unavailable, match="shut"):
+                await work
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import InvalidArgument, PortTaken, Unsupported
+from core.errors import InvalidArgument, PortTaken
 from core.model import PortMapping
-from core.net import firewall
+from core.net import firewall, ruleset
 from core.store.paths import find_instance
 from tests.engine.netlab import (
     OUTSIDE,
@@ -26,11 +26,12 @@ from tests.engine.netlab import (
     lab,
     netinst,
     outside,
+    private_host,
     run_inside,
 )
 
-__all__ = ["lab", "netinst", "outside"]
-pytestmark = pytest.mark.real
+__all__ = ["lab", "netinst", "outside", "private_host"]
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("private_host")]
 
 
 def elements(lab: Lab, name: str) -> list[object]:
@@ -131,12 +132,73 @@ async def test_same_port_on_two_addresses(lab: Lab, outside: int) -> None:
 async def test_many_ports_in_one_go(lab: Lab) -> None:
     box = await lab.box()
     wanted = tuple(PortMapping(1000 + i, 21000 + i) for i in range(1000))
-    box.published = await lab.net.publish(box.id, box.ip, wanted)
+    box.published = await lab.net.publish(box.id, box.ends, wanted)
     assert len(elements(lab, "publish_any")) == 1000
     box.serve("tcp", 1999)
     assert run_inside(None, ask_tcp, "127.0.0.1", 21999) == box.attachment.endpoint.gateway
     await lab.end(box)
     assert elements(lab, "publish_any") == []
+
+
+async def test_first_free_port_of_a_range(lab: Lab) -> None:
+    """`-p 24180-24183:80`: one is a container's, one a process's; then there is none left."""
+    wanted = PortMapping(80, 24180, host_port_last=24183)
+    with socket.socket() as foreign:
+        foreign.bind(("", 24181))
+        foreign.listen()
+        boxes = [await lab.box(wanted) for _ in range(3)]
+        assert [box.port(80) for box in boxes] == [24180, 24182, 24183]
+        with pytest.raises(PortTaken, match="24180-24183/tcp are all taken"):
+            await lab.box(wanted)
+    boxes[1].serve("tcp", 80)
+    assert run_inside(None, ask_tcp, "127.0.0.1", 24182)
+
+
+async def test_five_thousand_ports(lab: Lab) -> None:
+    box = await lab.box()
+    box.published = await lab.net.publish(box.id, box.ends, [PortMapping(n, 20000 + n) for n in range(1, 5001)])
+    assert len(elements(lab, "publish_any")) == 5000
+    assert len(box.published.sockets) == 512
+    box.serve("tcp", 5000)
+    assert run_inside(None, ask_tcp, "127.0.0.1", 25000) == box.attachment.endpoint.gateway
+    other = await lab.box()
+    with pytest.raises(PortTaken, match="container"):  # no socket holds that one; the table does
+        await lab.net.publish(other.id, other.ends, [PortMapping(1, 24999)])
+    await lab.end(box)
+    assert elements(lab, "publish_any") == []
+
+
+async def test_sctp(lab: Lab) -> None:
+    """An element as for any; a socket where the kernel has those of that protocol."""
+    box = await lab.box(PortMapping(9899, 24899, "sctp"), PortMapping(80, 0, "sctp"))
+    assert box.published
+    ports = sorted(port.host_port for port in box.published.ports)
+    assert 24899 in ports
+    assert [["sctp", port] for port in ports] == sorted(key["concat"] for key, _ in elements(lab, "publish_any"))
+    other = await lab.box()
+    with pytest.raises(PortTaken, match="container"):
+        await lab.net.publish(other.id, other.ends, [PortMapping(1, 24899, "sctp", "127.0.0.1")])
+    await lab.net.publish(other.id, other.ends, [PortMapping(1, 24899, "tcp")])
+    assert not await lab.net.restore()
+
+
+async def test_address_of_the_configuration(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outside: int
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('publish_address = "127.0.0.1"\n')
+    monkeypatch.setenv("WHARF_CONFIG", str(file))
+    box = await lab.box(PortMapping(80), PortMapping(80, host_ip="0.0.0.0"))
+    assert box.published
+    here, everywhere = box.published.ports
+    assert (here.host_ip, everywhere.host_ip) == ("127.0.0.1", "")
+    box.serve("tcp", 80)
+    assert run_inside(None, ask_tcp, "127.0.0.1", here.host_port)
+    assert str(run_inside(outside, ask_tcp, UPLINK, here.host_port, 0.5)).startswith("error")
+    assert run_inside(outside, ask_tcp, UPLINK, everywhere.host_port) == OUTSIDE
+    file.write_text('publish_address = "home"\n')
+    with pytest.raises(InvalidArgument, match="line 1: publish_address is no IP address"):
+        await lab.box(PortMapping(81))
 
 
 async def test_random_ports_are_ephemeral_and_unique(lab: Lab) -> None:
@@ -156,14 +218,14 @@ async def test_taken_by_a_container(lab: Lab) -> None:
     other = await lab.box()
     for host_ip in ("", "127.0.0.1"):
         with pytest.raises(PortTaken, match=r"web publishes it") as caught:
-            await lab.net.publish(other.id, other.ip, [PortMapping(81), PortMapping(80, port, host_ip=host_ip)])
+            await lab.net.publish(other.id, other.ends, [PortMapping(81), PortMapping(80, port, host_ip=host_ip)])
         assert caught.value.exit_code == 125
         assert f":{port}/tcp" in caught.value.what
     # All or none: the first of the two is not there either, in database or kernel, and its reservation is closed.
     assert len(lab.store.run.read("SELECT * FROM port")) == 1
     assert len(elements(lab, "publish_any")) == 1
     await lab.end(box)
-    other.published = await lab.net.publish(other.id, other.ip, [PortMapping(80, port)])
+    other.published = await lab.net.publish(other.id, other.ends, [PortMapping(80, port)])
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
@@ -212,16 +274,16 @@ async def test_port_of_a_service_that_just_stopped(lab: Lab) -> None:
     [
         (PortMapping(0), InvalidArgument),
         (PortMapping(80, 65536), InvalidArgument),
-        (PortMapping(80, protocol="sctp"), InvalidArgument),
+        (PortMapping(80, protocol="icmp"), InvalidArgument),
         (PortMapping(80, host_ip="somewhere"), InvalidArgument),
         (PortMapping(80, host_ip="203.0.113.9"), InvalidArgument),
-        (PortMapping(80, host_ip="::1"), Unsupported),
+        (PortMapping(80, host_ip="2001:db8::9"), InvalidArgument),
     ],
 )
 async def test_bad_mappings(lab: Lab, mapping: PortMapping, error: type[Exception]) -> None:
     box = await lab.box()
     with pytest.raises(error) as caught:
-        await lab.net.publish(box.id, box.ip, [PortMapping(8080), mapping])
+        await lab.net.publish(box.id, box.ends, [PortMapping(8080), mapping])
     assert getattr(caught.value, "fix", "")
     assert not lab.store.run.read("SELECT * FROM port")
 
@@ -246,7 +308,7 @@ async def test_udp_flow_from_before_the_publish(lab: Lab, outside: int) -> None:
     box = await lab.box()
     box.serve("udp", 53)
     assert str(run_inside(outside, ask_udp, UPLINK, 24053, 0.2, 40001)).startswith("error")
-    box.published = await lab.net.publish(box.id, box.ip, [PortMapping(53, 24053, "udp")])
+    box.published = await lab.net.publish(box.id, box.ends, [PortMapping(53, 24053, "udp")])
     assert run_inside(outside, ask_udp, UPLINK, 24053, 2.0, 40001) == OUTSIDE
 
 
@@ -302,4 +364,15 @@ def test_contents_are_derived_from_rows_alone() -> None:
     port = firewall.Port("tcp", "", 8080, "10.0.0.2", 80)
     first, second = (firewall.contents([], [port]) for _ in range(2))
     assert first == second
-    assert len(first[firewall.ANY]) == 1
+    assert len(first[ruleset.V4.any]) == 1
+
+
+async def test_publishing_makes_a_flushed_table_anew(lab: Lab) -> None:
+    box = await lab.box(PortMapping(80))
+    box.serve("tcp", 80)
+    subprocess.run(("nft", "delete", "table", "inet", lab.inst.nft_table), check=True)
+    more = await lab.net.publish(box.id, box.ends, [PortMapping(80)])
+    for port in (box.port(80), more.ports[0].host_port):
+        assert run_inside(None, ask_tcp, "127.0.0.1", port)
+    more.close()
+    assert not await lab.net.restore()

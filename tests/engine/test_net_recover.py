@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from core.errors import Unavailable
-from core.kernel.netlink import Netlink
-from core.model import PortMapping
+from core.errors import InUse, NotFound, Unavailable
+from core.kernel import nftables as nft
+from core.kernel.netlink import NETLINK_NETFILTER, Netlink
+from core.model import Network, NetworkSpec, PortMapping, Subnet
 from core.names import make_id
-from core.net import Net
+from core.net import Net, firewall, networks
+from core.net.host import Host
+from core.net.links import Way
 from tests.engine.netlab import (
     OUTSIDE,
     UPLINK,
@@ -36,6 +39,9 @@ from tests.engine.netlab import (
     run_inside,
     soon,
 )
+from tests.engine.ranges import range4
+from tests.patience import patience
+from tests.victims import victims
 
 __all__ = ["lab", "netinst", "outside", "private_host"]
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("private_host")]
@@ -51,7 +57,7 @@ def links(lab: Lab) -> list[str]:
     return [name for name in link_names() if name.startswith(lab.inst.link_prefix)]
 
 
-async def test_watch_restores_within_two_seconds(lab: Lab) -> None:
+async def test_watch_restores_what_others_damage(lab: Lab) -> None:
     box = await lab.box(PortMapping(80))
     box.serve("tcp", 80)
     before = table(lab)
@@ -67,15 +73,16 @@ async def test_watch_restores_within_two_seconds(lab: Lab) -> None:
     ):
         subprocess.run(("nft", *damage), check=True)
         assert table(lab) != before
-        start = time.monotonic()
+        end = time.monotonic() + patience(10)
         while table(lab) != before:
-            assert time.monotonic() - start < 2, damage
+            assert time.monotonic() < end, damage
             await asyncio.sleep(0.02)
     assert run_inside(None, ask_tcp, "127.0.0.1", box.port(80))
 
 
-async def test_watch_leaves_own_work_alone(lab: Lab) -> None:
-    """What engines do to the table themselves does not make them rebuild it: its handle stays."""
+async def test_watch_leaves_own_work_alone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What engines do to the table themselves does not make them rebuild it: its handle stays. Nor look at it
+    again: everything else would have to wait meanwhile."""
 
     def handle() -> str:
         return command("nft", "-a", "list", "table", "inet", lab.inst.nft_table).splitlines()[0]
@@ -83,10 +90,18 @@ async def test_watch_leaves_own_work_alone(lab: Lab) -> None:
     lab.net.watch()
     await lab.box()
     first = handle()
+    await asyncio.sleep(0.3)
+    looked: list[bool] = []
+    monkeypatch.setattr(Host, "restore", lambda self: looked.append(True))
     for _ in range(5):
         await lab.end(await lab.box(PortMapping(80)))
     await asyncio.sleep(0.3)
     assert handle() == first
+    assert not looked
+    subprocess.run(("nft", "flush", "set", "inet", lab.inst.nft_table, "subnets"), check=True)
+    await asyncio.sleep(0.3)
+    assert looked
+    monkeypatch.undo()
 
 
 async def test_nft_can_load_what_it_lists(lab: Lab) -> None:
@@ -145,6 +160,21 @@ async def test_recover_mends_the_living(lab: Lab) -> None:
     assert await lab.net.recover({one.id, two.id}, pids) == []
 
 
+async def test_the_table_of_a_newer_version_is_let_be(lab: Lab) -> None:
+    """Two engines that each make it anew, after the other, would never end."""
+    await lab.box()
+    nl = Netlink(NETLINK_NETFILTER)
+    try:
+        for tag, kept in ((b"wharf 4", False), (b"wharf 99", True), (b"somebody's", False)):
+            nft.commit(nl, [nft.del_table(lab.inst.nft_table), nft.new_table(lab.inst.nft_table, tag)])
+            assert await lab.net.restore() is not kept
+            assert (nft.table_tag(nl, lab.inst.nft_table) == tag) is kept
+        nft.commit(nl, [nft.del_table(lab.inst.nft_table)])
+    finally:
+        nl.close()
+    assert await lab.net.restore()
+
+
 async def test_recover_deletes_strangers_of_our_name(lab: Lab) -> None:
     box = await lab.box()
     name = f"{lab.inst.link_prefix}abcdef0"
@@ -160,66 +190,25 @@ async def test_recover_deletes_strangers_of_our_name(lab: Lab) -> None:
     assert len(lab.store.run.read("SELECT * FROM lease")) == 1
 
 
-_CRASH = """
-import asyncio, os, sys
-from pathlib import Path
-from core.kernel.netlink import Netlink
-from core.model import PortMapping
-from core.names import make_id
-from core.net import Net
-from core.store.db import Store
-from core.store.paths import Instance
-
-inst = Instance(Path(sys.argv[1]), Path(sys.argv[2]))
-inst.prepare()
-left = int(sys.argv[3])
-
-def counted(real):
-    # Each conversation with the kernel is one step; the process is gone before the one with the given number.
-    def talk(self, *args):
-        global left
-        left -= 1
-        if left < 0:
-            os._exit(9)
-        return real(self, *args)
-    return talk
-
-Netlink.talk = counted(Netlink.talk)
-Netlink.transaction = counted(Netlink.transaction)
-
-async def main():
-    net = Net(inst, Store.open(inst))
-    cid = make_id()
-    made = await net.attach("bridge", cid)
-    await net.publish(cid, made.endpoint.ip, [PortMapping(80, 0), PortMapping(53, 0, "udp", "127.0.0.1")])
-    await net.detach(cid)
-    await net.remove_network("bridge")
-    print("done")
-    os._exit(0)
-
-asyncio.run(main())
-"""
-
-
 async def test_killed_at_every_step(lab: Lab) -> None:
     """attach, publish, detach, remove; the process dies before its N-th conversation with the kernel, N = 1, 2, …"""
-    for step in range(200):
-        argv = (sys.executable, "-c", _CRASH, str(lab.inst.root), str(lab.inst.run), str(step))
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-        assert done.returncode in (0, 9), done.stderr
-        net = Net(lab.inst, lab.store)
-        await net.recover(set())
-        for name in ("lease", "endpoint", "port"):
-            assert not lab.store.run.read(f"SELECT * FROM {name}"), step
-        assert links(lab) == [], step
-        assert table(lab).count("concat") == 0, step
-        if lab.store.disk.read("SELECT 1 FROM network"):
-            await net.remove_network("bridge")
-        await net.close()
-        assert soon(lambda: not left_over(lab.inst)), (step, left_over(lab.inst))
-        if done.returncode == 0:
-            assert step > 20
-            return
+    with victims("tests.net_victim") as forked:
+        for step in range(200):
+            code = forked.run(lab.inst.root, lab.inst.run, step)
+            assert code in (0, 9)
+            net = Net(lab.inst, lab.store)
+            await net.recover(set())
+            for name in ("lease", "endpoint", "port"):
+                assert not lab.store.run.read(f"SELECT * FROM {name}"), step
+            assert links(lab) == [], step
+            assert table(lab).count("concat") == 0, step
+            if lab.store.disk.read("SELECT 1 FROM network"):
+                await net.remove_network("bridge")
+            await net.close()
+            assert soon(lambda: not left_over(lab.inst)), (step, left_over(lab.inst))
+            if code == 0:
+                assert step > 20
+                return
     raise AssertionError("it never came to the end")
 
 
@@ -238,17 +227,16 @@ async def test_kernel_refuses_at_every_step(lab: Lab, monkeypatch: pytest.Monkey
 
         return talk
 
-    monkeypatch.setattr(Netlink, "talk", failing(Netlink.talk))
-    monkeypatch.setattr(Netlink, "transaction", failing(Netlink.transaction))
+    for name in ("talk", "change", "transaction"):
+        monkeypatch.setattr(Netlink, name, failing(getattr(Netlink, name)))
     for step in range(1, 100):
         left, cid = step, make_id()
         refusal: Unavailable | None = None
         try:
             made = await lab.net.attach("bridge", cid)
             os.close(made.netns_fd)
-            published = await lab.net.publish(cid, made.endpoint.ip, [PortMapping(80), PortMapping(53, 0, "udp")])
-            for reserved in published.sockets:
-                reserved.close()
+            published = await lab.net.publish(cid, [made.endpoint], [PortMapping(80), PortMapping(53, 0, "udp")])
+            published.close()
         except Unavailable as error:
             refusal = error
         finished, left = left > 0, 0
@@ -259,7 +247,7 @@ async def test_kernel_refuses_at_every_step(lab: Lab, monkeypatch: pytest.Monkey
             assert not lab.store.run.read(f"SELECT * FROM {name}"), step
         assert table(lab).count("tcp .") == 0, step
         if finished:
-            assert step > 8
+            assert step > 4
             return
     raise AssertionError("it never came to the end")
 
@@ -305,9 +293,51 @@ async def test_docker_comes_later(lab: Lab, outside: int) -> None:
     """
     subprocess.run(("nft", "-f", "-"), input=rules, text=True, check=True)
     for _ in range(2):
-        end = time.monotonic() + 2
+        end = time.monotonic() + patience(10)
         while len(foreign_rules("DOCKER-USER")) != 2:
             assert time.monotonic() < end
             await asyncio.sleep(0.02)
         assert run_inside(outside, ask_tcp, UPLINK, box.port(80)) == OUTSIDE
         subprocess.run(("nft", "flush", "chain", "ip", "filter", "DOCKER-USER"), check=True)
+
+
+async def test_a_port_that_leads_to_a_killed_ones_address(lab: Lab) -> None:
+    """Elements come before the commit: of a process that is killed in between they stay, and no row knows them."""
+    first = await lab.box()
+    stale = firewall.Port("tcp", "", 24680, first.ip, 81)
+    with contextlib.closing(Netlink(NETLINK_NETFILTER)) as nl:
+        firewall.publish(nl, lab.inst.nft_table, [stale])
+    second = await lab.box(PortMapping(80, 24680))
+    second.serve("tcp", 80)
+    assert await asyncio.to_thread(run_inside, None, ask_tcp, "127.0.0.1", 24680)
+    assert not await lab.net.restore()  # it is whole
+
+
+async def test_a_network_is_removed_while_somebody_joins_it(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at the network and the row nothing keeps another engine from removing it."""
+    spec = NetworkSpec("short", subnets=(Subnet(f"{range4(9)}.0/24"),))
+    await lab.net.create_network(spec)
+    other = Lab(lab.inst)
+    ensure = Host.ensure
+
+    def removed_then(host: Host, ref: str) -> tuple[Network, Way]:
+        found = ensure(host, ref)
+        if ref == "short":
+            networks.remove(other.net._host, ref)
+        return found
+
+    with monkeypatch.context() as late:
+        late.setattr(Host, "ensure", removed_then)
+        with pytest.raises(NotFound, match="no such network"):
+            await lab.box(network="short")
+    assert lab.store.run.read("SELECT * FROM endpoint") == []
+    assert lab.store.run.read("SELECT * FROM lease") == []
+    assert links(lab) == []
+    # The other way round: who has its row there keeps the network.
+    await lab.net.create_network(spec)
+    box = await lab.box(network="short")
+    with pytest.raises(InUse, match="short"):
+        await other.net.remove_network("short")
+    await lab.end(box)
+    await other.net.close()
+    other.store.close()

@@ -15,10 +15,12 @@ from typing import IO
 
 import pytest
 
+from core.supervise import sockets
 from tests.conftest import needs_root
 from tests.criu import needs_criu
 from tests.imagemaker import busybox
 from tests.oci import HOUSE, Config, Runtime, save
+from tests.patience import patience
 
 pytestmark = [needs_root, pytest.mark.skipif(busybox() is None, reason="needs busybox-static from Debian")]
 COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
@@ -51,7 +53,7 @@ def piped(out: Path) -> Iterator[IO[bytes]]:
 
 
 def until(out: Path, least: int) -> list[int]:
-    end = time.monotonic() + 20
+    end = time.monotonic() + patience(20)
     while len(found := out.read_text().split()) < least:
         assert time.monotonic() < end, out.read_text()
         time.sleep(0.02)
@@ -121,7 +123,7 @@ def with_console(runtime: Runtime, tmp_path: Path, words: list[str | Path]) -> i
     path = tmp_path / "console"
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
+        sockets.bind(listener, str(path))
         listener.listen(1)
         listener.settimeout(30)
         with (tmp_path / "log").open("w") as log:
@@ -131,7 +133,7 @@ def with_console(runtime: Runtime, tmp_path: Path, words: list[str | Path]) -> i
 
 
 def read(master: int, words: bytes) -> bytes:
-    found, end = b"", time.monotonic() + 10
+    found, end = b"", time.monotonic() + patience(10)
     while words not in found and time.monotonic() < end:
         if select.select([master], [], [], 1)[0]:
             found += os.read(master, 4096)

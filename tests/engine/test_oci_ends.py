@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from core.oci.store import Held, Store
 from tests.conftest import needs_root
 from tests.imagemaker import busybox
 from tests.oci import HOUSE, Config, Runtime, save
+from tests.patience import patience
 
 pytestmark = [needs_root, pytest.mark.skipif(busybox() is None, reason="needs busybox-static from Debian")]
 
@@ -29,15 +33,36 @@ def create(runtime: Runtime, folder: Path, cid: str = "box") -> None:
     assert done.returncode == 0
 
 
+#: Of the hooks here that do not end: one that nothing else on this host sleeps.
+FOREVER = f"{300_000 + os.getpid()}"
+
+
+def hook_runs(process: subprocess.Popen[bytes]) -> bool:
+    """Wait until a hook sleeps :data:`FOREVER`; false where the command has ended before."""
+    end = time.monotonic() + patience(20)
+    while not any(FOREVER in line for line in command_lines()):
+        assert time.monotonic() < end, "no hook runs"
+        if process.poll() is not None:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def command_lines() -> Iterator[str]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            yield path.read_text(errors="replace")
+
+
 @pytest.mark.parametrize("kind", ["startContainer", "poststart"])
 def test_a_start_that_hangs_can_be_ended(runtime: Runtime, kind: str) -> None:
     folder, config = runtime.bundle("box", "sleep", "100")
-    config["hooks"] = {kind: [{"path": "/bin/sleep", "args": ["sleep", "300"]}]}
+    config["hooks"] = {kind: [{"path": "/bin/sleep", "args": ["sleep", FOREVER]}]}
     save(folder, config)
     create(runtime, folder)
     start = background(runtime, "start", "box")
     try:
-        time.sleep(1.0)
+        assert hook_runs(start)
         runtime.good("delete", "--force", "box")
         assert runtime.good("list", "-q") == ""
         if kind == "startContainer":
@@ -81,16 +106,50 @@ def test_who_waited_for_a_deleted_container_does_not_get_the_next(tmp_path: Path
 def test_a_create_killed_with_its_cgroup_made_leaves_none(runtime: Runtime) -> None:
     folder, config = runtime.bundle("box", "sleep", "100")
     # The hook lasts: cgroup and first process are there, and the state does not know either yet.
-    config["hooks"] = {"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "300"]}]}
+    config["hooks"] = {"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", FOREVER]}]}
     save(folder, config)
     process = background(runtime, "create", "--bundle", folder, "box")
-    time.sleep(1.2)
+    assert hook_runs(process)
     listed = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
     process.send_signal(signal.SIGKILL)
     process.wait()
     for pid in listed.stdout.split():
         os.kill(int(pid), signal.SIGKILL)
     runtime.good("delete", "--force", "box")  # the fixture sees that no group is left
+
+
+def test_a_create_killed_in_its_hooks_leaves_no_process(runtime: Runtime, tmp_path: Path) -> None:
+    """In a user namespace two processes are on their way, of which one only waits; both have changed their user, with
+    which the kernel forgets what they asked for: to be ended with their parent."""
+    folder, config = runtime.bundle("box", "sleep", "100")
+    config["linux"]["namespaces"].append({"type": "user"})
+    maps = [{"containerID": 0, "hostID": 200000, "size": 1000}]
+    config["linux"] |= {"uidMappings": maps, "gidMappings": maps}
+    os.mkfifo(tmp_path / "here")
+    hook = ["sh", "-c", f"echo $$ >{tmp_path}/here; exec sleep 100"]
+    config["hooks"] = {"createRuntime": [{"path": "/bin/sh", "args": hook}]}
+    save(folder, config)
+    making = background(runtime, "create", "--bundle", folder, "box")
+    with open(os.open(tmp_path / "here", os.O_RDWR | os.O_NONBLOCK), "rb", buffering=0) as here:
+        assert select.select([here], [], [], 20)[0]
+        sleeper = int(here.read(16))
+    try:
+        children = Path(f"/proc/{making.pid}/task/{making.pid}/children").read_text().split()
+        assert len(children) >= 2
+        children.remove(str(sleeper))
+        ends = [os.pidfd_open(int(pid)) for pid in children]
+        making.kill()
+        making.wait()
+        for end in ends:
+            poll = select.poll()
+            poll.register(end, select.POLLIN)
+            assert poll.poll(5000), "it has outlived its parent"
+            os.close(end)
+    finally:
+        os.kill(sleeper, signal.SIGKILL)
+        making.kill()
+        making.wait()
+    runtime.good("delete", "--force", "box")
 
 
 def test_exec_in_a_paused_container_waits_there(runtime: Runtime) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.imagemaker import busybox
 from tests.oci import Config, make_rootfs
+from tests.patience import patience
 from tests.person import Person, single_person, why_not
 
 REASON = why_not() or ("" if busybox() else "needs busybox-static from Debian")
@@ -54,7 +55,7 @@ def test_run_and_its_exit_code(person: Person) -> None:
 def test_a_container_in_the_background(person: Person) -> None:
     bundle(person, "sleep", "100")
     with person.popen(person.python, "-m", "tui", "runtime", "run", "--bundle", "b", "box") as process:
-        end = time.monotonic() + 20
+        end = time.monotonic() + patience(20)
         while '"running"' not in person.wharf("runtime", "state", "box").stdout:
             assert time.monotonic() < end, process.poll()
             time.sleep(0.1)

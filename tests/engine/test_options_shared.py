@@ -39,12 +39,8 @@ async def pid_of(engine: Engine, cid: str) -> int:
     return (await engine.container(cid)).pid
 
 
-@pytest.mark.parametrize(
-    ("option", "kind"), [("ipc", "ipc"), ("pid", "pid"), ("uts", "uts"), ("cgroupns", "cgroup")]
-)
-async def test_a_namespace_of_its_own_or_the_hosts(
-    engine: Engine, busybox_image: str, option: str, kind: str
-) -> None:
+@pytest.mark.parametrize(("option", "kind"), [("ipc", "ipc"), ("pid", "pid"), ("uts", "uts"), ("cgroupns", "cgroup")])
+async def test_a_namespace_of_its_own_or_the_hosts(engine: Engine, busybox_image: str, option: str, kind: str) -> None:
     own = await started(engine, busybox_image)
     assert namespace(kind, await pid_of(engine, own)) != namespace(kind)
     shared = await started(engine, busybox_image, **{option: "host"})

@@ -4,12 +4,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
-import json
 import os
 import shutil
-import signal
 import struct
 import subprocess
 import sys
@@ -23,10 +20,9 @@ import pytest_asyncio
 from core import errors
 from core.engine import Engine
 from core.local import LocalEngine
-from core.model import ContainerSpec, DeviceMapping, Healthcheck, Mount, RestartPolicy, State
+from core.model import ContainerSpec, DeviceMapping, Healthcheck, Mount
 from core.runtime.spaces import USUAL_IDS
 from core.store.paths import Instance, find_instance
-from tests.engine.test_crash import launcher, state_of
 from tests.engine.test_lifecycle import output, run, sleeper, until
 from tests.engine.test_options import host_config, inside, shell
 from tests.imagemaker import _layer, busybox, make_archive
@@ -126,6 +122,24 @@ async def test_root_inside_is_nobody_outside(engine: Engine, busybox_image: str)
     await engine.kill(cid)
 
 
+@pytest.mark.parametrize("userns", ["auto", "remap"])
+async def test_a_host_folder_that_is_made_is_its_roots(
+    engine: Engine, busybox_image: str, tmp_path: Path, userns: str
+) -> None:
+    """As docker makes it; what is there already keeps its owner."""
+    there, folder = tmp_path / "there", tmp_path / "there" / "not" / "yet"
+    there.mkdir()
+    mount = Mount("bind", str(folder), "/x", make=True)
+    box = await engine.create(
+        ContainerSpec(busybox_image, command=("touch", "/x/file"), mounts=(mount,), userns=userns)
+    )
+    await engine.start(box.id)
+    assert await engine.wait(box.id) == 0, await output(engine, box.id)
+    first, _ = (await engine.container(box.id)).ids
+    for path, owner in ((there, 0), (folder.parent, first), (folder, first), (folder / "file", first)):
+        assert (path.stat().st_uid, path.stat().st_gid) == (owner, owner), path
+
+
 async def test_nothing_is_copied_and_the_disk_is_roots(engine: Engine, ids_image: str, inst: Instance) -> None:
     layers = owners(inst.images)
     script = (
@@ -171,8 +185,8 @@ async def test_size_of_the_range(engine: Engine, busybox_image: str) -> None:
 async def test_users_of_the_image(engine: Engine, ids_image: str) -> None:
     script = "id -u; cat /ids/app; cat /proc/self/uid_map | grep -c .; echo err > /dev/stderr; echo out > /dev/stdout"
     lines = await shell(engine, ids_image, script, userns="auto", user="app")
-    assert lines[:3] == ["1000", "app's", "1"]
-    assert sorted(lines[3:]) == ["err", "out"]
+    lines.remove("err")  # another stream: it may come at any place
+    assert lines == ["1000", "app's", "1", "out"]
     box = await engine.create(ContainerSpec(ids_image, command=("true",), userns="auto", user="70000"))
     with pytest.raises(errors.StartFailed, match="70000"):
         await engine.start(box.id)
@@ -302,7 +316,8 @@ async def test_host_folders_are_as_they_are(engine: Engine, busybox_image: str, 
     (tmp_path / "secret").write_text("of the host's root\n")
     (tmp_path / "secret").chmod(0o600)
     (tmp_path / "open").write_text("for all\n")
-    script = "stat -c %u /h/secret; cat /h/open; cat /h/secret; touch /h/new; rm /h/open; chown 0 /h/secret"
+    # One pipe: how two of them are woven into each other is nobody's promise.
+    script = "exec 2>&1; stat -c %u /h/secret; cat /h/open; cat /h/secret; touch /h/new; rm /h/open; chown 0 /h/secret"
     box = await engine.create(
         ContainerSpec(
             busybox_image, command=("sh", "-c", script), userns="auto", mounts=(Mount("bind", str(tmp_path), "/h"),)
@@ -337,84 +352,3 @@ async def test_tmpfs_and_devices_are_its_own(engine: Engine, busybox_image: str)
     assert lines[:5] == [f"0 {path}" for path in ("/t", "/dev/shm", "/dev/null", "/dev/pts", "/dev/full2")]
     assert lines[5:9] == ["4", "3", "full", "none"]
     assert lines[9].startswith("crw-rw-rw-")
-
-
-# -- whatever happens
-async def test_automatic_restart_keeps_everything(engine: Engine, busybox_image: str, inst: Instance) -> None:
-    policy = RestartPolicy("always")
-    cid = await sleeper(engine, busybox_image, userns="auto", restart=policy)
-    box = await engine.container(cid)
-    spaces = [os.readlink(f"/proc/{box.pid}/ns/{kind}") for kind in ("user", "net")]
-    os.kill(launcher(inst, cid), signal.SIGKILL)  # with its copies; and then the monitor, with its own
-    first = state_of(inst, cid)
-    os.kill(first["monitor_pid"], signal.SIGKILL)
-
-    async def adopted() -> bool:
-        await engine.recover()  # each time: it may not be dead yet
-        with contextlib.suppress(ValueError, FileNotFoundError):
-            return state_of(inst, cid)["monitor_pid"] != first["monitor_pid"]
-        return False
-
-    await until(adopted)
-    os.kill(box.pid, signal.SIGKILL)
-
-    async def restarted() -> bool:
-        now = await engine.container(cid)
-        return now.state is State.RUNNING and now.pid not in (0, box.pid)
-
-    await until(restarted)
-    again = await engine.container(cid)
-    assert [os.readlink(f"/proc/{again.pid}/ns/{kind}") for kind in ("user", "net")] == spaces
-    assert again.ids == box.ids
-    assert await inside(engine, cid, "sh", "-c", "echo out > /dev/stdout; ls /sys/class/net") == (0, "out\neth0\nlo")
-    await engine.stop(cid, timeout=1)
-
-
-async def test_broken_start_leaves_nothing(engine: Engine, busybox_image: str) -> None:
-    box = await engine.create(ContainerSpec(busybox_image, command=("/nothing",), userns="auto"))
-    for _ in range(2):
-        with pytest.raises(errors.CommandNotFound):
-            await engine.start(box.id)
-    await engine.remove(box.id)
-    assert await engine.containers() == []
-
-
-async def test_cancelled_start_leaves_nothing(engine: Engine, busybox_image: str) -> None:
-    """At whatever moment; the descriptors are counted when the test is over."""
-    box = await engine.create(ContainerSpec(busybox_image, command=("sleep", "100"), userns="auto"))
-    for milliseconds in (1, 5, 10, 15, 20, 30, 45, 60, 90):
-        starting = asyncio.create_task(engine.start(box.id))
-        await asyncio.sleep(milliseconds / 1000)
-        starting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await starting
-        if (await engine.container(box.id)).state.live:  # it was too late
-            await engine.kill(box.id)
-    await engine.start(box.id)
-    await engine.remove(box.id, force=True)
-
-
-async def test_killed_while_it_creates(engine: Engine, busybox_image: str, inst: Instance) -> None:
-    """At whatever moment: the rows that are there have ranges, and these do not overlap."""
-    argv = [sys.executable, "-c", CREATE, str(inst.root), str(inst.run), busybox_image]
-    for delay in (0.3, 0.45, 0.6):
-        worker = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
-        await asyncio.sleep(delay)
-        worker.kill()
-        worker.wait()
-    await engine.recover()
-    assert disjoint([await span(engine, box.id) for box in await engine.containers()])
-
-
-async def test_command_line(engine: Engine, busybox_image: str, instance_env: dict[str, str]) -> None:
-    def wharf(*argv: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "tui", *argv], capture_output=True, text=True, env=instance_env)
-
-    done = await asyncio.to_thread(wharf, "run", "--name", "r", "--userns=auto:size=500", busybox_image, "id", "-u")
-    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
-    view = json.loads((await asyncio.to_thread(wharf, "inspect", "r")).stdout)[0]
-    assert view["HostConfig"]["UsernsMode"] == "auto:size=500"
-    assert "auto" in (await asyncio.to_thread(wharf, "run", "--help")).stdout
-    done = await asyncio.to_thread(wharf, "run", "--userns=auto", "--privileged", busybox_image)
-    assert done.returncode == 125
-    assert "--privileged contradicts --userns" in done.stderr

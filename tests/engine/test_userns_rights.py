@@ -42,8 +42,11 @@ async def test_network_is_its_own(engine: Engine, busybox_image: str) -> None:
         except OSError:
             return False
 
+    async def told() -> bool:
+        return (await output(engine, box.id))[:3] == ["1024", "eth0", "lo"]
+
     await until(answers)
-    assert (await output(engine, box.id))[:3] == ["1024", "eth0", "lo"]
+    await until(told)
     text = (await inside(engine, box.id, "cat", "/proc/sys/net/ipv4/ip_forward", "/proc/sys/kernel/shmmni"))[1]
     assert text.split() == ["1", "77"]
     assert (await inside(engine, box.id, "ip", "addr", "show", "dev", "lo"))[1].count("10.9.9.9") == 1
@@ -52,7 +55,7 @@ async def test_network_is_its_own(engine: Engine, busybox_image: str) -> None:
 
 @pytest.mark.parametrize("network", ["none", "host"])
 async def test_without_a_wire(engine: Engine, busybox_image: str, network: str) -> None:
-    script = "ls /sys/class/net; ping -c 1 -w 2 127.0.0.1 >/dev/null && echo up; mount | grep -c ' /sys '"
+    script = "ls /sys/class/net; ping -c 1 -w 2 127.0.0.1 >/dev/null 2>&1 && echo up; mount | grep -c ' /sys '"
     lines = await shell(engine, busybox_image, script, userns="auto", network=network)
     assert "lo" in lines
     assert lines[-1] == "1"

@@ -64,10 +64,18 @@ def test_unknown_action_and_preset_are_told() -> None:
 @pytest.mark.parametrize("panel", PANELS)
 def test_help_has_every_action_once(panel: str) -> None:
     keymap = build("default", {})
-    lines = [line for heading, lines in sections(keymap, panel) if heading != "Moving" for line in lines]
+    lines = [
+        line for heading, lines in sections(keymap, panel) if heading not in ("Moving", "Dialogs") for line in lines
+    ]
     assert sorted(label for _, label, _ in lines) == sorted(action.label for action in ACTIONS)
     for action in ACTIONS:
         assert any(key_label(split_keys(action.keys)[0]) in keys for keys, label, _ in lines if label == action.label)
+    assert {"^x", "^l"} <= {keys for keys, *_ in dict(sections(keymap, panel))["Dialogs"]}
+
+
+@pytest.mark.parametrize(("panel", "first"), [("images", "Image"), ("networks", "Network"), ("log", "Log")])
+def test_help_begins_with_what_is_of_the_panel(panel: str, first: str) -> None:
+    assert sections(build("default", {}), panel)[0][0] == first
 
 
 @pytest.mark.parametrize("panel", PANELS)
@@ -89,6 +97,11 @@ def test_danger_says_so() -> None:
         "container.checkpoint",
         "container.kill",
         "container.remove",
+        "image.prune",
         "image.remove",
+        "image.untag",
+        "network.disconnect",
+        "network.prune",
+        "network.remove",
     }
     assert BY_ID["app.help"].contexts == ALL

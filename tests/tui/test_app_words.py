@@ -10,6 +10,7 @@ import pytest
 from core.model import (
     ContainerSpec,
     DeviceMapping,
+    EndpointSpec,
     Healthcheck,
     HostSample,
     Mount,
@@ -22,6 +23,7 @@ from tui import settings
 from tui.equivalent import docker_run
 from tui.filters import matches, needle
 from tui.forms import build_spec
+from tui.screens.registry import newest_first
 from tui.snapshot import Rates
 from tui.theming import load_themes, read_theme, shipped_dir
 
@@ -64,7 +66,7 @@ def test_form_reads_ports_and_mounts_as_the_command_line_does() -> None:
     result = build_spec({"image": "x", "ports": "8080:80 [::1]::53/udp", "mounts": "/srv/a:/a:ro data:/b"}, {})
     assert result.errors == {}
     assert result.spec.ports == (PortMapping(80, 8080), PortMapping(53, 0, "udp", "::1"))
-    assert result.spec.mounts == (Mount("bind", "/srv/a", "/a", True), Mount("volume", "data", "/b"))
+    assert result.spec.mounts == (Mount("bind", "/srv/a", "/a", True, make=True), Mount("volume", "data", "/b"))
     wrong = build_spec({"image": "x", "ports": "80/icmp", "mounts": "a:b", "env": "=1"}, {})
     assert set(wrong.errors) == {"ports", "mounts", "env"}
 
@@ -99,6 +101,25 @@ def test_form_takes_a_line_of_options() -> None:
     assert set(build_spec({"image": "x", "options": "word"}, {}).errors) == {"options"}
 
 
+@pytest.mark.parametrize(
+    ("network", "line", "mode", "places"),
+    [
+        ("bridge", "--network web", "web", ()),  # nothing was chosen in the field
+        ("web", "--ip 10.7.0.9 --network-alias db", "web", (EndpointSpec("web", ("db",), "10.7.0.9"),)),
+        ("web", "--network name=web,alias=db", "web", (EndpointSpec("web", ("db",)),)),
+        ("web", "--network back", "web", (EndpointSpec("web"), EndpointSpec("back"))),
+        ("none", "--network host", "host", ()),
+        ("web", "--dns-search lan --link db:x", "web", ()),
+    ],
+)
+def test_the_networks_of_the_field_and_of_the_options(
+    network: str, line: str, mode: str, places: tuple[EndpointSpec, ...]
+) -> None:
+    result = build_spec({"image": "x", "network": network, "options": line}, {})
+    assert result.errors == {}
+    assert (result.spec.network, result.spec.networks) == (mode, places)
+
+
 def test_form_whole() -> None:
     result = build_spec(
         {
@@ -128,7 +149,7 @@ def test_equivalent_command() -> None:
         entrypoint=("/bin/sh", "-c"),
         ports=(PortMapping(80, 8080), PortMapping(53, 0, "udp", "127.0.0.1")),
         env=("B=two words",),
-        mounts=(Mount("bind", "/srv", "/srv", True), Mount("tmpfs", "", "/tmp", options=("size=1m",))),
+        mounts=(Mount("bind", "/srv", "/srv", True, make=True), Mount("tmpfs", "", "/tmp", options=("size=1m",))),
         resources=Resources(memory=64 << 20, nano_cpus=500_000_000),
         restart=RestartPolicy("on-failure", 3),
         healthcheck=Healthcheck(("CMD-SHELL", "true"), interval=2),
@@ -200,3 +221,8 @@ def test_settings_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "broken" in problems[0]
     (folder / "config.toml").write_text("theme = [")
     assert len(settings.load().problems) == 1
+
+
+def test_tags_stand_newest_first() -> None:
+    tags = ["1.9", "1.10", "latest", "1.10-slim", "2", "1.10"]
+    assert newest_first(tags) == ["latest", "2", "1.10-slim", "1.10", "1.9"]

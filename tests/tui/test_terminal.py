@@ -76,6 +76,34 @@ async def test_shell_has_the_whole_terminal_and_gives_it_back(engine: Engine, bu
     await terminal.until("Keys")
 
 
+async def test_what_is_typed_ahead_of_a_shell_is_the_shells(engine: Engine, busybox_image: str, wharf: Open) -> None:
+    """All in one write: `s` in it stops nothing, `q` leaves nothing."""
+    made = await run(engine, busybox_image, "sleeper", "sleep", "600")
+    other = await run(engine, busybox_image, "newest", "sleep", "600")
+    terminal = wharf()
+    await terminal.until("1 Containers")
+    await terminal.until("sleeper")
+    terminal.type("jeecho sqKd $((6*7)) $HOSTNAME\r")
+    await terminal.until("exit or ctrl+d leaves")
+    await terminal.until(f"sqKd 42 {made.id[:12]}")
+    terminal.type("exit\r")
+    await terminal.until("? help")
+    assert [(await engine.container(each.id)).state for each in (made, other)] == [State.RUNNING] * 2
+
+
+async def test_keys_in_one_write_are_handled_in_order(engine: Engine, busybox_image: str, wharf: Open) -> None:
+    for name in ("one", "two", "three"):
+        await run(engine, busybox_image, name, "sleep", "600")
+    terminal = wharf(80, 24)
+    terminal.type("jK")  # before anything is on the screen
+    await terminal.until("Kill two?")
+    terminal.type("njdnkkK")
+    await terminal.until("Kill three?")
+    terminal.type("nnmade\tsleep 9\t\tK=v")  # the second n opens the form
+    await terminal.until("K=v")
+    assert all(words in terminal.shown for words in ("made", "sleep 9", "docker run"))
+
+
 async def test_attach_and_detach_leave_it_running(engine: Engine, busybox_image: str, wharf: Open) -> None:
     made = await run(engine, busybox_image, "inside", "sh", tty=True)
     terminal = wharf()

@@ -7,7 +7,7 @@ from rich.color import ColorType
 from textual.app import App, ComposeResult
 from textual.geometry import Region
 
-from core.model import LayerProgress, PullProgress
+from core.model import LayerProgress, PullProgress, Speed
 from tui.text import ASCII, UNICODE, use_glyphs
 from tui.text import width as cells
 from tui.widgets.filterbar import FilterBar
@@ -142,16 +142,18 @@ async def test_pull_progress() -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         view = app.query_one(PullView)
         layers = tuple(LayerProgress(f"sha256:{i}" + "a" * 63, "downloading", i * 100, 1000) for i in range(3))
-        view.set_progress(PullProgress("nginx[/]:1", layers))
+        view.set_progress(PullProgress("nginx[/]:1", layers), Speed())
         await pilot.pause()
         assert view.size.height == 4
         assert "nginx[/]:1" in shown(view)[0]
         before = view.repaints
-        view.set_progress(PullProgress("nginx[/]:1", layers))
+        view.set_progress(PullProgress("nginx[/]:1", layers), Speed())
         assert view.repaints == before
         moved = (layers[0], LayerProgress(layers[1].digest, "done", 1000, 1000), layers[2])
-        view.set_progress(PullProgress("nginx[/]:1", moved))
+        view.set_progress(PullProgress("nginx[/]:1", moved), Speed())
         assert view.repaints == before + 2  # the head and that layer
+        view.set_progress(PullProgress("nginx[/]:1", moved), Speed(1200, 3000, 3 << 20, 185.0))
+        assert shown(view)[0].rstrip().endswith("  3.1MB/s   3m05 left")
         assert {cells(text) for text in shown(view)} == {80}
 
 

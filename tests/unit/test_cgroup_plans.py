@@ -275,9 +275,7 @@ def test_malformed_device_rules(rule: dict[str, Any]) -> None:
 
 def test_intel_rdt_read() -> None:
     full = {"closID": "gold", "memBwSchema": "MB:0=20", "l3CacheSchema": "L3:0=7f0;1=1f", "schemata": ["L2:0=f"]}
-    assert resctrl.plan(full, "box") == resctrl.Plan(
-        "gold", True, False, ("L3:0=7f0;1=1f", "MB:0=20", "L2:0=f"), False
-    )
+    assert resctrl.plan(full, "box") == resctrl.Plan("gold", True, False, ("L3:0=7f0;1=1f", "MB:0=20", "L2:0=f"), False)
     assert resctrl.plan({"closID": "gold"}, "box") == resctrl.Plan("gold", True, True, (), False)
     assert resctrl.plan({"enableMonitoring": True}, "box") == resctrl.Plan("box", False, False, (), True)
     assert resctrl.plan({"closID": "/"}, "box").name == ""

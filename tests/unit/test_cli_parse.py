@@ -12,33 +12,26 @@ from pathlib import Path
 import pytest
 
 from core.cli import main
-from core.cli.command import Arguments, Command, Parser, parse_filters, parse_when
-from core.cli.events import line as event_line
-from core.cli.events import matches
-from core.cli.ps import select
+from core.cli.command import Arguments, Command, Parser
+from core.cli.inspect import COMMANDS as INSPECT
+from core.cli.logs import COMMANDS as LOGS
+from core.cli.ps import COMMANDS as PS
 from core.cli.run import COMMANDS as RUN
 from core.cli.spec_options import build_spec
-from core.cli.stats import cpu_percent
 from core.cli.terminal import DetachFinder, parse_keys
-from core.cli.verbs import VERBS, find_verb, overview
-from core.cli.views import container_row, image_rows, ports, status
+from core.cli.verbs import LONG_FORMS, VERBS, find_verb, overview
 from core.errors import InvalidArgument
 from core.model import (
-    Container,
     ContainerSpec,
-    Event,
     Healthcheck,
-    Image,
-    ImageConfig,
     LogOptions,
     Mount,
     PortMapping,
     Resources,
     RestartPolicy,
-    Sample,
-    State,
 )
-from core.options import parse_mount, parse_ports, parse_tmpfs, parse_volume
+from core.options import parse_link, parse_mount, parse_ports, parse_tmpfs, parse_volume
+from core.units import parse_when
 
 
 def parse(*words: str) -> Arguments:
@@ -81,6 +74,54 @@ def test_booleans_with_a_value() -> None:
         spec("--rm=maybe", "x")
 
 
+def test_booleans_as_gos_flags_read_them() -> None:
+    """The value goes to the last of several in one word; the others are on."""
+    for words, expected in (
+        (["-ti=false"], (True, False)),
+        (["-it=F"], (False, True)),
+        (["-i=false"], (False, False)),
+        (["-ti=TRUE"], (True, True)),
+        (["--tty=false", "-i"], (False, True)),
+        (["-it", "--tty=0"], (False, True)),
+    ):
+        args = parse(*words, "x")
+        assert (args.tty, args.interactive) == expected, words
+    for wrong in ("-ti=yes", "--tty=TrUe", "-t="):
+        with pytest.raises(InvalidArgument, match="it takes true or false"):
+            parse(wrong, "x")
+    assert parse("-e=A=1", "x").env == ["A=1"]  # a value that has one too
+
+
+def test_the_last_of_several_flags_counts() -> None:
+    for words, expected in (
+        (["--rm=false", "--rm"], True),
+        (["--rm=0", "--rm=1"], True),
+        (["--rm", "--rm=false"], False),
+        (["--rm=false", "--rm", "--rm=F"], False),
+    ):
+        assert parse(*words, "x").rm is expected, words
+    args = parse("-t=false", "-i=false", "-ite", "A=B", "x")
+    assert (args.tty, args.interactive, args.env) == (True, True, ["A=B"])
+    assert Parser("ps", PS["ps"], "List").read(["-a=false", "-a"]).all
+
+
+def test_the_last_of_joined_options_has_a_value() -> None:
+    for words, expected in (
+        (["-itp=80:80", "-te=A=B"], (["80:80"], ["A=B"])),
+        (["-itp80:80", "-teA=B"], (["80:80"], ["A=B"])),
+        (["-it=false", "-tp", "80:80", "-e=A==B"], (["80:80"], ["A==B"])),
+    ):
+        args = parse(*words, "x")
+        assert (args.publish, args.env, args.tty) == (*expected, True), words
+
+
+def test_flags_with_values_behind_names() -> None:
+    """A name that ends like an option that takes a value takes none."""
+    for words in (["an", "--follow=true"], ["xn", "-f=true"], ["n", "-f"]):
+        assert Parser("logs", LOGS["logs"], "Logs").read(words).follow, words
+    assert Parser("inspect", INSPECT["inspect"], "Show").read(["xf", "--size=true"]).size
+
+
 def test_everything_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env_file, labels = tmp_path / "env", tmp_path / "labels"
     env_file.write_text("# no\n\nFROM_FILE=1\nA=file\nHERE\n")
@@ -110,7 +151,7 @@ def test_everything_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ports=(PortMapping(80),),
         publish_all=True,
         mounts=(
-            Mount("bind", "/a", "/b", True),
+            Mount("bind", "/a", "/b", True, make=True),
             Mount("volume", "v", "/v"),
             Mount("tmpfs", "", "/t", False, ("size=1m",)),
         ),
@@ -187,6 +228,8 @@ def test_refused(words: str) -> None:
         ("[::1]:8080:80/tcp", [PortMapping(80, 8080, "tcp", "::1")]),
         ("8000-8002:80-82", [PortMapping(80, 8000), PortMapping(81, 8001), PortMapping(82, 8002)]),
         ("90-91", [PortMapping(90), PortMapping(91)]),
+        ("9899:9899/sctp", [PortMapping(9899, 9899, "sctp")]),
+        ("8000-8002:80", [PortMapping(80, 8000, host_port_last=8002)]),
     ],
 )
 def test_ports(text: str, expected: list[PortMapping]) -> None:
@@ -202,8 +245,8 @@ def test_ports(text: str, expected: list[PortMapping]) -> None:
         "65536",
         "80:",
         "1:2:3:4",
-        "8080:80/sctp",
-        "8000-8002:80",
+        "8080:80/icmp",
+        "8000-8002:80-81",
         "82-80:80-82",
         "300.1.1.1:1:2",
         "a:1:2",
@@ -215,9 +258,18 @@ def test_ports_refused(text: str) -> None:
         parse_ports(text)
 
 
+def test_links() -> None:
+    assert (parse_link("db"), parse_link("db:Base"), parse_link("/db:b")) == (("db", ""), ("db", "Base"), ("db", "b"))
+    for wrong in ("", ":", "db:", ":alias", "a:b:c", "/"):
+        with pytest.raises(InvalidArgument, match="NAME:ALIAS"):
+            parse_link(wrong)
+
+
 def test_volumes_and_mounts() -> None:
-    assert parse_volume("/a:/b") == Mount("bind", "/a", "/b")
-    assert parse_volume("./a:/b:rw,z,rshared") == Mount("bind", os.path.abspath("a"), "/b", False, ("rshared",))
+    assert parse_volume("/a:/b") == Mount("bind", "/a", "/b", make=True)
+    assert parse_volume("./a:/b:rw,z,rshared") == Mount(
+        "bind", os.path.abspath("a"), "/b", False, ("rshared",), make=True
+    )
     assert parse_volume("data:/b:ro") == Mount("volume", "data", "/b", True)
     nameless = parse_volume("/b")
     assert (nameless.kind, len(nameless.source), nameless.target) == ("volume", 64, "/b")
@@ -257,106 +309,6 @@ def test_times() -> None:
             parse_when(wrong)
 
 
-def test_filters() -> None:
-    assert parse_filters(["a=1", "b=x=y", "a=2"], ("a", "b")) == {"a": ["1", "2"], "b": ["x=y"]}
-    for wrong in ("a", "c=1"):
-        with pytest.raises(InvalidArgument):
-            parse_filters([wrong], ("a", "b"))
-
-
-def box(number: int, **fields: object) -> Container:
-    made = ContainerSpec("docker.io/library/nginx:1", name=f"web-{number}", labels={"app": "web", "n": str(number)})
-    values: dict[str, object] = {
-        "state": State.RUNNING,
-        "created": time.time() - 100 + number,
-        "started": time.time() - 9,
-    }
-    return Container(f"{number:064x}", made.name, made, "sha256:" + "ab" * 32, **{**values, **fields})  # type: ignore[arg-type]
-
-
-def test_ps_filters() -> None:
-    boxes = [box(1), box(2, state=State.EXITED, exit_code=3), box(3, health="healthy")]
-
-    def chosen(**filters: list[str]) -> list[str]:
-        return [one.name for one in select(boxes, filters)]
-
-    assert chosen(name=["web-[12]"]) == ["web-1", "web-2"]
-    assert chosen(name=["^/web-3$"]) == ["web-3"]
-    assert chosen(name=["["]) == []
-    assert chosen(status=["exited", "created"]) == ["web-2"]
-    assert chosen(exited=["3"]) == ["web-2"]
-    assert chosen(label=["app=web", "n=3"]) == ["web-3"]
-    assert chosen(label=["none"]) == []
-    assert chosen(health=["healthy"]) == ["web-3"]
-    assert chosen(health=["none"]) == ["web-1", "web-2"]
-    assert (
-        chosen(ancestor=["nginx"])
-        == chosen(ancestor=["nginx:1"])
-        == chosen(ancestor=["abab"])
-        == ["web-1", "web-2", "web-3"]
-    )
-    assert chosen(ancestor=["busybox"]) == []
-    assert chosen(since=["web-1"]) == ["web-2", "web-3"]
-    assert chosen(before=["web-2"], status=["running"]) == ["web-1"]
-
-
-def test_ps_rows() -> None:
-    row = container_row(box(1, argv=("sh", "-c", "echo \x1b[2J and more words"), ports=(PortMapping(80, 8080),)))
-    assert row["ID"] == "0" * 12
-    assert row["Image"] == "nginx:1"
-    assert row["Command"] == '"sh -c echo \\u001b[2J and…"'
-    assert row["Ports"] == "0.0.0.0:8080->80/tcp"
-    assert row["Status"] == "Up 9 seconds"
-    assert row["Label"]("app") == "web"
-    now = time.time()
-    assert status(box(1, health="unhealthy")) == "Up 9 seconds (unhealthy)"
-    assert status(box(1, state=State.PAUSED)) == "Up 9 seconds (Paused)"
-    assert status(box(1, state=State.EXITED, exit_code=137, finished=now - 61)) == "Exited (137) 1 minute ago"
-    assert status(box(1, state=State.UNKNOWN, finished=now - 5)) == "Exited (unknown) 5 seconds ago"
-    assert status(box(1, state=State.CREATED, started=0.0)) == "Created"
-    assert status(box(1, state=State.STARTING, started=0.0)) == "Starting"
-    assert status(box(1, state=State.DEAD)) == "Dead"
-
-
-def test_port_ranges_are_joined() -> None:
-    mappings = [PortMapping(81, 8081), PortMapping(80, 8080), PortMapping(53, 53, "udp", "::1"), PortMapping(99, 9000)]
-    assert ports(mappings) == "0.0.0.0:8080-8081->80-81/tcp, 0.0.0.0:9000->99/tcp, [::1]:53->53/udp"
-
-
-def test_image_rows() -> None:
-    image = Image(
-        "sha256:" + "cd" * 32,
-        ("docker.io/library/debian:12", "127.0.0.1:5000/team/debian:test"),
-        ("docker.io/library/debian@sha256:ff",),
-        time.time() - 7200,
-        71_200_000,
-        (),
-        ImageConfig(),
-    )
-    rows = image_rows(image)
-    assert [(r["Repository"], r["Tag"], r["Digest"]) for r in rows] == [
-        ("debian", "12", "sha256:ff"),
-        ("127.0.0.1:5000/team/debian", "test", "<none>"),
-    ]
-    assert (rows[0]["ID"], rows[0]["Size"], rows[0]["CreatedSince"]) == ("cd" * 6, "71.2MB", "2 hours ago")
-
-
-def test_event_lines_and_filters() -> None:
-    event = Event(1714564800.25, "container", "die", "a" * 64, {"name": "web", "exitCode": "3", "image": "nginx"})
-    expected = f"2024-05-01T12:00:00.250000000Z container die {'a' * 64} (exitCode=3, image=nginx, name=web)"
-    assert event_line(event) == expected
-    assert matches(event, {"type": ["container"], "event": ["die", "start"], "container": ["web"]})
-    assert matches(event, {"container": ["aaaa"], "image": ["nginx"], "label": ["exitCode=3"]})
-    assert not matches(event, {"event": ["start"]})
-    assert not matches(event, {"image": ["other"]})
-
-
-def test_cpu_percent() -> None:
-    assert cpu_percent(Sample("x", 1.0, cpu_ns=0), Sample("x", 3.0, cpu_ns=1_000_000_000)) == 50.0
-    assert cpu_percent(None, Sample("x", 3.0, cpu_ns=5)) == 0.0
-    assert cpu_percent(Sample("x", 1.0, cpu_ns=9), Sample("x", 2.0, cpu_ns=0)) == 0.0
-
-
 def test_detach_keys() -> None:
     assert parse_keys("ctrl-p,ctrl-q") == b"\x10\x11"
     assert parse_keys("a,ctrl-[") == b"a\x1b"
@@ -393,11 +345,15 @@ def test_every_verb_has_help_with_examples(name: str, capsys: pytest.CaptureFixt
 
 def test_usage_errors_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--bogus", "x"]) == 125
-    assert main(["nonsense"]) == 125
+    assert main(["nonsense"]) == 1
+    assert main(["images", "--bogus"]) == 125
+    assert main(["create"]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "wharf: run: unrecognized arguments: --bogus. See `wharf run --help`",
         "wharf: 'nonsense' is not a wharf command. See `wharf --help`",
+        "wharf: images: unrecognized arguments: --bogus. See `wharf images --help`",
+        "wharf: create: the following arguments are required: IMAGE. See `wharf create --help`",
     ]
 
 
@@ -425,3 +381,13 @@ def test_the_command_line_starts_lightly() -> None:
     modules = json.loads(done.stdout.splitlines()[-1])
     heavy = {"textual", "rich", "aiohttp", "pyroute2", "ssl", "sqlite3", "psutil", "core.local", "core.net"}
     assert not heavy & set(modules)
+
+
+@pytest.mark.parametrize("first", list(LONG_FORMS))
+def test_a_group_tells_what_is_in_it(first: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([first]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = dict(line.split(maxsplit=1) for line in lines if line.startswith("  "))
+    found = {name: (find_verb([first, name]) or ("", []))[0] for name in told}
+    assert {name: VERBS[verb].summary for name, verb in found.items()} == told
+    assert set(found.values()) >= set(LONG_FORMS[first].values())

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from core import errors
-from core.images import diff
+from core.images import tarwrite
 from core.supervise import criu
 from core.supervise.outside import Given, Outside, mounts_of
 from core.supervise.restoring import Saved
@@ -166,9 +166,7 @@ def test_a_layer_is_written_as_tar_reads_it(tmp_path: Path) -> None:
     (folder / name).write_text("odd")
     os.utime(folder / "d/f", ns=(5, 1_700_000_000_123_456_789))
     os.chmod(folder / "d/f", 0o4751)
-    out = io.BytesIO()
-    diff.write_layer(str(folder), out)
-    out.seek(0)
+    out = io.BytesIO(b"".join(tarwrite.layer(folder)))
     with tarfile.open(fileobj=out) as archive:
         found = {one.name: one for one in archive}
         assert set(found) == {".", "d", "d/f", "d/g", "l", name}

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from core import cgroups
+from core.cli import main
 from core.kernel import caps
 from core.model import Check
 from core.ops import probes
@@ -136,3 +137,15 @@ def test_host_info(place: Instance) -> None:
     assert info.cgroup_version == cgroups.detect().version
     assert info.data_root == str(place.root)
     assert info.memory == psutil.virtual_memory().total
+
+
+def test_where_the_engine_cannot_be_opened_it_tells_all_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    words = ["--root", str(tmp_path / "file"), "--run", str(tmp_path / "run"), "doctor", "--format", "json"]
+    assert main(words) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found[0]["name"], found[0]["status"]) == ("engine", "fail")
+    assert str(tmp_path / "file") in found[0]["found"]
+    assert {"cgroups", "kernel"} <= {check["name"] for check in found}

@@ -13,8 +13,8 @@ from core.errors import Corrupt, InvalidArgument, NotFound, Unauthorized, Unsupp
 from core.images import auth, manifest
 from core.images.layers import chain_ids
 from core.images.manifest import Index, Manifest, Platform
-from core.images.reference import parse
-from tests.images import describe, image, sha
+from core.images.reference import parse, reaches_us
+from tests.images import OCI, describe, image, sha
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -74,6 +74,12 @@ def test_only_loopback_is_local() -> None:
     assert not any(parse(f"{host}/x").local for host in ("docker.io", "10.0.0.1:5000", "127.0.0.1.evil.org", "a.b"))
 
 
+def test_what_reaches_this_machine() -> None:
+    ours = ("localhost", "LOCALHOST.", "x.localhost", "127.1", "2130706433", "0x7f.1", "0", "0.0.0.0", "::1", "[::]")
+    assert all(map(reaches_us, (*ours, "::ffff:127.0.0.1", "127.0.0.1.")))
+    assert not any(map(reaches_us, ("", "docker.io", "10.0.0.1", "2001:db8::1", "127.0.0.1.evil.org", "localhost.org")))
+
+
 def documents(**change: Any) -> bytes:
     made = image([b""])
     return json.dumps(json.loads(made.blobs[made.manifest]) | change).encode()
@@ -106,6 +112,19 @@ def test_a_manifest() -> None:
         (b"{", ""),
         (b"\xff", ""),
         (b"[" * 200_000, ""),
+        (b'{"a":' * 400_000, ""),
+        # What two readers understand differently.
+        (documents().replace(b'{"schemaVersion"', b'{"layers": [], "schemaVersion"', 1), ""),
+        (documents().replace(b'"size"', b'"digest": "%s", "size"' % DIGEST.encode(), 1), ""),
+        (documents(Layers=[]), ""),
+        (documents(MANIFESTS=[]), ""),
+        (documents(layers=[{"digest": DIGEST, "Digest": DIGEST, "size": 1, "mediaType": f"{OCI}.layer.v1.tar"}]), ""),
+        (documents().decode().encode("utf-16"), ""),
+        (b"\xef\xbb\xbf" + documents(), ""),
+        (documents() + b"{}", ""),
+        (documents(layers=[{"digest": DIGEST, "size": 1e300, "mediaType": "x"}]), ""),
+        (b'{"schemaVersion": 2, "manifests": NaN}', ""),
+        (b'{"schemaVersion": 1%s}' % (b"0" * 10_000), ""),
         (b" " * (manifest.LONGEST + 1), ""),
         (b"{}", ""),
     ],
@@ -122,6 +141,20 @@ def test_what_is_not_an_image() -> None:
     chart = {"mediaType": "application/vnd.cncf.helm.config.v1+json", "digest": DIGEST, "size": 1}
     with pytest.raises(Unsupported, match="helm"):
         manifest.parse(documents(config=chart))
+    secret = {"mediaType": f"{OCI}.layer.v1.tar+gzip+encrypted", "digest": DIGEST, "size": 1}
+    with pytest.raises(Unsupported, match="encrypted"):
+        manifest.parse(documents(layers=[secret]))
+
+
+def test_what_goes_with_an_image_is_passed_over() -> None:
+    """Signatures and attestations in an index, whatever platform they claim; fields that nobody knows."""
+    here = {"os": "linux", "architecture": "amd64"}
+    other = [describe(b"x", "application/vnd.example.sbom.v1+json", platform=here)]
+    other += [describe(b"y", "application/vnd.in-toto+json"), describe(b"z", manifest.MANIFESTS[0], platform=here)]
+    document = {"schemaVersion": 2, "manifests": other, "subject": other[0], "artifactType": "a/b", "future": [{}]}
+    found = manifest.parse(json.dumps(document).encode())
+    assert isinstance(found, Index)
+    assert manifest.choose(found, Platform("linux", "amd64")).digest == sha(b"z")
 
 
 def index(*platforms: Platform | None) -> Index:
@@ -155,7 +188,10 @@ def config(**fields: Any) -> bytes:
 def test_a_configuration() -> None:
     found = manifest.parse_config(
         config(
-            Entrypoint="run it", Cmd=None, ExposedPorts={"80/tcp": {}}, Volumes={"/v": {}},
+            Entrypoint="run it",
+            Cmd=None,
+            ExposedPorts={"80/tcp": {}},
+            Volumes={"/v": {}},
             Labels={"io.wharfinger.privileged": "yes", "mine": "1"},
         )
     )
@@ -169,6 +205,8 @@ def test_a_configuration() -> None:
     [
         *(config(Env="A=b\0"), config(Cmd=[1]), config(User=1), config(Labels={"a": 1}), config(ExposedPorts=[1])),
         *(b'{"rootfs": {"diff_ids": ["sha256:x"]}}', b'{"rootfs": {"diff_ids": 5}}', b'{"config": 5}'),
+        *(b'{"config": {}, "Config": {}}', b'{"config": {"User": "app", "User": "root"}}', b'{"RootFS": {}}'),
+        b'{"rootfs": {"diff_ids": [], "Diff_IDs": []}}',
     ],
 )
 def test_bad_configurations(data: bytes) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import resource
-import time
 from pathlib import Path
 
 import pytest
@@ -150,6 +149,11 @@ def test_bytes_that_are_not_utf8_are_shown_as_replacements(tmp_path: Path) -> No
     view.close()
 
 
+def bytes_read() -> int:
+    """By this thread's calls of read(2) and its like."""
+    return int(Path("/proc/thread-self/io").read_text().split()[1])
+
+
 def test_a_big_log_opens_at_once_in_flat_memory(tmp_path: Path) -> None:
     """100 MB: the newest line without reading the rest, then the whole index, without keeping text."""
     path = tmp_path / "0.log"
@@ -159,13 +163,13 @@ def test_a_big_log_opens_at_once_in_flat_memory(tmp_path: Path) -> None:
             file.write(block)
         file.write(prefix(1, 2) + b"newest\n")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.process_time()
+    began = bytes_read()
     view = LogView(path)
     assert view.tail(1)[0].text == "newest"
-    assert time.process_time() - began < 0.05
+    assert bytes_read() - began < 1 << 20
     settle(view)
     assert view.lines == 1_000_001
     assert view.read(1_000_000, 1)[0].text == "newest"
-    assert time.process_time() - began < 2
+    assert bytes_read() - began < 120 << 20  # once
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024  # KiB
     view.close()

@@ -151,6 +151,29 @@ async def test_a_follower_across_rotations_sees_each_number_once(tmp_path: Path)
     assert [int(line[:7]) for line in text.splitlines()] == list(range(60_000))
 
 
+def test_rotations_during_an_opening_hide_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = LogWriter(tmp_path / "0.log", 100, 100)
+    numbers = iter(range(1000))
+
+    def rotate(times: int) -> None:
+        for _ in range(times):
+            log.write(1, b"%d %b\n" % (next(numbers), b"x" * 90), 1)
+
+    rotate(5)
+    listdir = os.listdir
+
+    def listed(folder: Path) -> list[str]:
+        names = listdir(folder)
+        rotate(5 if len(names) < 8 else 0)
+        return names
+
+    monkeypatch.setattr(os, "listdir", listed)
+    seen = [int(line.text.split()[0]) for line in read_lines(tmp_path / "0.log")]
+    log.close()
+    assert seen[:5] == [0, 1, 2, 3, 4]
+    assert seen == list(range(seen[-1] + 1))
+
+
 async def test_a_follower_too_slow_for_the_cap_goes_on_with_what_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "0.log"
     log = LogWriter(path, 10_000, 2)

@@ -106,8 +106,9 @@ def test_any_bytes_in_any_pieces_come_out_again(tmp_path: Path, seed: int) -> No
     sent = {1: b"", 2: b""}
     for step in range(100):
         stream = rng.choice([1, 1, 1, 2])
-        length = rng.choice([1, 3, 80, 4000, 70_000])
         alphabet = rng.choice([b"\n", b"ab\n", b"x", b""])
+        # 4000 lines are four files of 60 kB: more of them in a piece prove nothing else.
+        length = rng.choice([1, 3, 80, 4000] + [70_000] * (alphabet in (b"x", b"")))
         chunk = (
             rng.randbytes(length)
             if alphabet == b""

@@ -12,24 +12,24 @@ from core.net.ipam import mac_of
 
 
 def test_hosts() -> None:
-    text = names.hosts_file("10.0.0.5", "web", extra_hosts=["db:192.0.2.7", "gw=host-gateway", "six:[2001:db8::1]"],
+    text = names.hosts_file(["10.0.0.5"], "web", extra_hosts=["db:192.0.2.7", "gw=host-gateway", "six:[2001:db8::1]"],
                             gateway="10.0.0.1")  # fmt: skip
     lines = text.splitlines()
     assert lines[0] == "127.0.0.1\tlocalhost"
     assert lines[-4:] == ["192.0.2.7\tdb", "10.0.0.1\tgw", "2001:db8::1\tsix", "10.0.0.5\tweb"]
-    assert names.hosts_file("10.0.0.5", "web", domainname="example.org").endswith("10.0.0.5\tweb.example.org web\n")
-    assert names.hosts_file("", "box").endswith("127.0.1.1\tbox\n")
+    assert names.hosts_file(["10.0.0.5"], "web", domainname="example.org").endswith("10.0.0.5\tweb.example.org web\n")
+    assert names.hosts_file([], "box").endswith("127.0.1.1\tbox\n")
 
 
 @pytest.mark.parametrize("wrong", ["", "db", "db:", ":192.0.2.7", "db:nowhere", "a b:192.0.2.7", "x\ny:192.0.2.7"])
 def test_hosts_refuses(wrong: str) -> None:
     with pytest.raises(InvalidArgument):
-        names.hosts_file("10.0.0.5", "web", extra_hosts=[wrong])
+        names.hosts_file(["10.0.0.5"], "web", extra_hosts=[wrong])
 
 
 def test_host_gateway_needs_a_gateway() -> None:
     with pytest.raises(InvalidArgument, match="no gateway"):
-        names.hosts_file("", "web", extra_hosts=["gw:host-gateway"])
+        names.hosts_file([], "web", extra_hosts=["gw:host-gateway"])
 
 
 HOST = """# made by somebody
@@ -77,9 +77,9 @@ def test_subnets_avoid_routes() -> None:
 
 
 def test_overlap_ignores_the_own_bridge() -> None:
-    assert pools.overlaps("10.0.0.0/24", [route("10.0.0.0/16")])
-    assert not pools.overlaps("10.0.0.0/24", [route("10.0.0.0/24", 7)], ignore=7)
-    assert not pools.overlaps("10.0.0.0/24", [route("10.0.1.0/24"), route("0.0.0.0/0")])
+    assert pools.overlap("10.0.0.0/24", [route("10.0.0.0/16")])
+    assert not pools.overlap("10.0.0.0/24", [route("10.0.0.0/24", 7)], ignore=7)
+    assert not pools.overlap("10.0.0.0/24", [route("10.0.1.0/24"), route("0.0.0.0/0")])
 
 
 def test_mac() -> None:

@@ -96,6 +96,15 @@ def test_the_equivalent_command_says_the_same() -> None:
     assert spec(*words[3:]) == replace(SPEC, umask="")
 
 
+def test_the_equivalent_command_makes_no_folder_that_had_to_be_there() -> None:
+    import shlex
+
+    words = "-v /a:/b:ro --mount type=bind,source=/c,target=/d,readonly,bind-propagation=rslave,idmap x".split()
+    made = spec(*words)
+    assert shlex.split(docker_run(made)) == ["docker", "run", "-d", *words]
+    assert spec(*shlex.split(docker_run(made))[3:]) == made
+
+
 def test_empty_modes_are_the_default() -> None:
     assert spec("--ipc", "", "--pid", "", "--uts", "", "--cgroupns", "", "x") == ContainerSpec("x")
 

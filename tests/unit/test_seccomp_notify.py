@@ -36,8 +36,8 @@ def call(name: str, *args: int) -> int:
 
 
 @pytest.fixture
-def agent(tmp_path: Path) -> Iterator[Agent]:
-    made = Agent(str(tmp_path / "agent.sock"))
+def agent(short: Path) -> Iterator[Agent]:
+    made = Agent(str(short / "agent.sock"))
     yield made
     made.close()
 

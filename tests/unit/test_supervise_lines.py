@@ -3,21 +3,26 @@ monitor writes down on a disk that is full."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import resource
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from core.model.container import LogOptions, RestartPolicy
+from core.store.paths import Instance
 from core.supervise import paper, protocol, sockets
 from core.supervise.contact import Line
+from core.supervise.launching import Launching
 from core.supervise.listen import Reception
 from core.supervise.loop import Loop
-from core.supervise.protocol import Message
+from core.supervise.protocol import Launch, Message
 from core.supervise.records import ExitRecord, load_exit, write_exit
 from core.supervise.rundir import RunDir
 
@@ -103,6 +108,40 @@ def test_silent_clients_delay_nobody(tmp_path: Path) -> None:
         sock.close()
 
 
+def test_without_descriptors_a_caller_waits_and_nobody_is_kept_busy(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    listener = socket.socket(socket.AF_UNIX)
+    sockets.bind(listener, path)
+    listener.listen(64)
+    loop = Loop()
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def serve(message: Message, fds: list[int], sock: socket.socket) -> bool:
+        protocol.send(sock, {"got": message["op"]})
+        loop.stop()
+        return False
+
+    reception = Reception(loop, listener, serve)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(5.0)
+        sockets.connect(client, path)
+        protocol.send(client, {"op": "x"})
+        fds = [os.dup(0) for _ in range(3)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(fds), limit[1]))
+        try:
+            loop.after(0.5, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limit))
+            begun = time.process_time()
+            loop.run()
+            busy = time.process_time() - begun
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+            protocol.close_all(fds)
+        assert protocol.receive(client) == ({"got": "x"}, [])
+    assert busy < 0.1, busy
+    reception.close()
+    loop.close()
+
+
 def test_a_full_disk_loses_no_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "containers"
     home.mkdir()
@@ -129,3 +168,35 @@ def test_a_full_disk_loses_no_exit_code(tmp_path: Path, monkeypatch: pytest.Monk
     assert os.listdir(tmp_path / "run") == []
     assert load_exit(home / "exit.json", tmp_path / "run") == record
     loop.close()
+
+
+async def test_a_launcher_that_leaves_after_it_has_read_the_launch(tmp_path: Path) -> None:
+    """The next one is told all of it again."""
+    inst = Instance(tmp_path / "root", tmp_path / "run")
+    inst.prepare()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(inst.launcher_socket))
+    listener.listen()
+    left, told = threading.Event(), []
+
+    def serve() -> None:
+        first = listener.accept()[0]
+        protocol.receive_payload(first)
+        first.close()
+        left.set()
+        with listener.accept()[0] as second:
+            told.extend(protocol.receive(second)[0] for _ in range(2))
+
+    server = threading.Thread(target=serve)
+    server.start()
+    places = dict.fromkeys(("bundle", "run_dir", "upper", "work", "cgroup", "exit_path", "events", "engines"), "/none")
+    launch = Launch(
+        id="x", lower=(), log_path="", log=LogOptions(), restart=RestartPolicy(), attributes={}, **places
+    )  # fmt: skip
+    async with Launching(inst, launch) as monitor:
+        await asyncio.to_thread(left.wait)
+        await monitor.configure({"linux": {}}, b"filter")
+        await asyncio.to_thread(server.join)
+    listener.close()
+    assert told[0]["op"] == "launch"
+    assert told[1] == {"config": {"linux": {}}, "filter": "ZmlsdGVy"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from textual.geometry import Size
 
 from core.errors import NotFound
 from tui import text
@@ -149,6 +150,7 @@ class FakeNode:
 
     def __init__(self) -> None:
         self.said: list[tuple[str, dict[str, object]]] = []
+        self.size = Size(80, 24)
 
     @property
     def app(self) -> FakeNode:
