@@ -88,20 +88,26 @@ async def connections(ctx: Context, refs: Sequence[str] | None, holders: Holders
         chosen = [box for box in every if box.id in ids and box.pid]
     names = {address: box.name for box in every for end in box.endpoints for address in (end.ip, end.ip6) if address}
     own = {box.id: _addresses(box, every) for box in chosen}
+    looked = [(box, found) for box in chosen if (found := await _sockets(ctx, box)) is not None]
+    # After the sockets: a connection is tracked before there is a socket for it, and for a while after.
     flows = await ctx.net.look(
         "read the tracked connections", lambda host: _flows(host, {ip for ips in own.values() for ip in ips})
     )
     result = []
-    for box in chosen:
-        try:
-            found = await ctx.net.look(f"look into {box.name}", lambda _: sockets.every(), box.pid)
-        except Unavailable:
-            if os.path.exists(f"/proc/{box.pid}"):
-                raise
-            continue  # it has ended this very moment
+    for box, found in looked:
         result += _Reader(box, own[box.id], names, flows, _gateways(box)).read(found, holders.of(box, found), all=all)
     holders.forget_all_but(box.id for box in every if box.pid)
     return result
+
+
+async def _sockets(ctx: Context, box: Container) -> list[Socket] | None:
+    """Of its network namespace; None: it has ended this very moment."""
+    try:
+        return await ctx.net.look(f"look into {box.name}", lambda _: sockets.every(), box.pid)
+    except Unavailable:
+        if os.path.exists(f"/proc/{box.pid}"):
+            raise
+        return None
 
 
 def _addresses(box: Container, every: Sequence[Container]) -> set[str]:

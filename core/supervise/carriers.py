@@ -28,6 +28,10 @@ class Carriers:
         self._proxy = Proxying(monitor, ports or ())
         self._closed = False
 
+    def note(self) -> None:
+        """Write down what a monitor after this one has to know."""
+        self._proxy.note()
+
     def start(self) -> None:
         """The container has been started, for the first time or again."""
         self._proxy.start()

@@ -58,6 +58,7 @@ def start(
         process.set_title(title_of(launch))
         monitor.enter(rundir)
         rundir.save_launch(plain)
+        monitor.carriers.note()
         monitor.open_control()
         if attach is not None:
             monitor.pump.add(socket.socket(fileno=attach), stdin=launch.stdin_open, lossless=True)

@@ -59,11 +59,15 @@ class Proxying:
         else:
             self._arm()
 
+    def note(self) -> None:
+        """Before anybody is told that the container runs: a monitor may be killed the moment after."""
+        if self._orders:
+            with contextlib.suppress(OSError):  # a full disk: a monitor after this one and the launcher will not know
+                self._save()
+
     def start(self) -> None:
         """For a container that has just been started, or started again."""
         if self._orders and _PIDFD not in self._monitor.kept:
-            with contextlib.suppress(OSError):  # a full disk: a monitor after this one and the launcher will not know
-                self._save()
             self._arm()
 
     def resume(self) -> None:
