@@ -58,6 +58,7 @@ _FSPICK_CLOEXEC, _FSPICK_EMPTY_PATH = 1, 8
 _F_EMPTY_PATH, _T_EMPTY_PATH = 0x4, 0x40
 _MNT_DETACH = 2
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]+").fullmatch  # nothing that would need escaping in an option
+_DESCRIPTORS = "/proc/self/fd"
 _STRING_LIMIT = 255  # fsconfig(2) copies at most 256 bytes of a value, the final NUL included
 
 
@@ -133,7 +134,7 @@ def overlay(lower: Sequence[str], upper: str, work: str) -> int:
     def pinned(path: str) -> str:
         # The kernel looks the name up while we hold the folder open.
         opened.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-        return f"/proc/self/fd/{opened[-1]}"
+        return f"{_DESCRIPTORS}/{opened[-1]}"
 
     def named(path: str) -> str:
         # mountinfo shows what is said here, and by its last two names a container's processes are found (end_strays).
@@ -217,13 +218,12 @@ def _attached_overlay(layers: Sequence[int], above: int, upper: str, work: str, 
         attach(mount_fd, place)
         os.close(place)
         opened.append(os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-        return f"/proc/self/fd/{opened[-1]}"
+        return f"{_DESCRIPTORS}/{opened[-1]}"
 
     try:
         lower = [put(fd) for fd in layers]
         top = put(above)
-        data = f"lowerdir={':'.join(lower)},upperdir={top}/{upper},workdir={top}/{work}".encode()
-        call("mount", b"overlay", os.fsencode(parent), b"overlay", ctypes.c_ulong(0), data)
+        _mount_overlay(lower, f"upperdir={top}/{upper},workdir={top}/{work}", parent)
         opened.append(os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         return clone_tree(opened[-1])
     finally:
@@ -245,15 +245,27 @@ def overlay_needs_place() -> bool:
 
 
 def _overlay_at(lower: Sequence[str], upper: str, work: str, place: str) -> int:
-    """The way of mount(2), whose options may fill a page, where a value of fsconfig(2) ends at 256 bytes. The names
-    are those of descriptors: short, and without the colons and backslashes that would need escaping."""
-    own = ",userxattr" if contained() else ""
-    data = f"lowerdir={':'.join(lower)},upperdir={upper},workdir={work}{own}".encode()
-    call("mount", b"overlay", os.fsencode(place), b"overlay", ctypes.c_ulong(0), data)
+    """The way of mount(2), whose options may fill a page, where a value of fsconfig(2) ends at 256 bytes."""
+    _mount_overlay(lower, f"upperdir={upper},workdir={work}{',userxattr' if contained() else ''}", place)
     try:
         return clone_tree(place)
     finally:
         umount(place)
+
+
+def _mount_overlay(lower: Sequence[str], rest: str, place: str) -> None:
+    """Layers are named by descriptors, without the colons and backslashes that would need escaping; from the folder of
+    all descriptors they are so short that as many as overlayfs takes fit into the page."""
+    data = f"lowerdir={':'.join(path.removeprefix(f'{_DESCRIPTORS}/') for path in lower)},{rest}".encode()
+    home = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.chdir(_DESCRIPTORS)
+        try:
+            call("mount", b"overlay", os.fsencode(place), b"overlay", ctypes.c_ulong(0), data)
+        finally:
+            os.fchdir(home)
+    finally:
+        os.close(home)
 
 
 def clone_tree(path: str | int, *, recursive: bool = False) -> int:

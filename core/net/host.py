@@ -14,6 +14,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from socket import socket
 from typing import NamedTuple, TypeVar
 
@@ -26,12 +27,13 @@ from core.model import EndpointInfo, EndpointSpec, Network, Subnet
 from core.net import firewall, flows, foreign, guard, ipam, links, pools, ports, siblings, vlans, zones
 from core.net.reserve import reserve
 from core.net.shared import Outside, Shared
-from core.net.spare import NAME, Lost, Spares
+from core.net.spare import NAME, Lost, Spare, Spares
 from core.net.step import step
 from core.store.db import Store
 from core.store.paths import Instance
 
 T = TypeVar("T")
+Place = Callable[[str], contextlib.AbstractContextManager[EndpointInfo]]  # given the host end's name
 _TRUST = 1.0  # seconds for which a network that was whole is taken to be so; who breaks one is heard of by then
 
 
@@ -265,12 +267,14 @@ class Host:
     # ─ containers ─
 
     def attach(
-        self, ref: str, cid: str, want: EndpointSpec, name: str, namespace: int | None, *, default: bool
-    ) -> Attachment:
+        self, ref: str, cid: str, want: EndpointSpec, name: str, namespace: int | None, *, default: bool,
+        home: links.Home | None = None,
+    ) -> Attachment:  # fmt: skip
         """A new namespace on the network, or the given one, which the attachment owns then.
 
         :param name: of the interface in the container
         :param default: by this network it reaches all others
+        :param home: see :meth:`core.net.net.Net.attach`
         :raises NotFound: no such network
         :raises Conflict: no free address, or the wanted one is taken
         """
@@ -278,25 +282,33 @@ class Host:
             network, way = self.ensure(ref)
             if self.store.run.read("SELECT 1 FROM endpoint WHERE container = ? AND network = ?", (cid, network.id)):
                 self.detach(cid, network.id)  # what a killed process left of an earlier try
-            if isinstance(way, links.Bridged) and namespace is None and name == NAME:
-                with contextlib.suppress(Lost):
-                    if made := self._attach_spare(network, cid, want, way):
-                        return made
-            end = links.new_name(self.inst.link_prefix, cid) if network.driver == "bridge" else ""
-            with self._place(network, cid, name, want, end) as info:
-                return Attachment(links.connect(self.rtnl, namespace, info, way, default=default), info)
+            bridged = way if isinstance(way, links.Bridged) and namespace is None and name == NAME else None
+            place = partial(self._place, network, cid, name, want)
+            if bridged is not None and (spare := self.spares.take(bridged)):
+                return self._attach_spare(spare, cid, place, bridged, home)
+            with place(links.new_name(self.inst.link_prefix, cid) if network.driver == "bridge" else "") as info:
+                return Attachment(links.connect(self.rtnl, namespace, info, way, default=default, home=home), info)
 
-    def _attach_spare(self, network: Network, cid: str, want: EndpointSpec, way: links.Bridged) -> Attachment | None:
-        """With a namespace that was made ahead. :raises Lost: it could not be used"""
-        spare = self.spares.take(way)
-        if spare is None:
-            return None
+    def _attach_spare(
+        self, spare: Spare, cid: str, place: Place, way: links.Bridged, home: links.Home | None
+    ) -> Attachment:
+        """With a namespace that was made ahead."""
         try:
-            with self._place(network, cid, NAME, want, spare.interface) as info:
-                return Attachment(spare.connect(self.rtnl, info, way), info)
+            if home is not None:
+                home(os.dup(spare.namespace))
+            try:
+                with place(spare.interface) as info:
+                    spare.connect(self.rtnl, info, way)
+            except Lost:
+                # Another pair, but no other namespace: the container may be in it already.
+                links.remove_inside(spare.namespace, NAME)
+                with place(links.new_name(self.inst.link_prefix, cid)) as info:
+                    links.plug(self.rtnl, spare.namespace, info, way)
         except BaseException:
             spare.close()
             raise
+        spare.inner.close()
+        return Attachment(spare.namespace, info)
 
     @contextlib.contextmanager
     def _place(self, network: Network, cid: str, name: str, want: EndpointSpec, end: str) -> Iterator[EndpointInfo]:

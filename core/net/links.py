@@ -10,7 +10,7 @@ import re
 import secrets
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +24,7 @@ from core.net.ipam import mac_of
 
 _NEIGHBOUR = re.compile(r"docker(\d+|_gwbridge)|br-[0-9a-f]{12}")
 _SIOCGIFFLAGS, _SIOCGIFINDEX = 0x8913, 0x8933
+Home = Callable[[int], None]  # takes a descriptor of a namespace
 LOOPBACK = 1  # every namespace's lo has this index
 
 
@@ -160,19 +161,30 @@ def set_loopback_up(namespace: int) -> None:
         netns.bring_up_loopback()
 
 
-def connect(nl: Netlink, namespace: int | None, info: EndpointInfo, way: Way, *, default: bool) -> int:
+def connect(
+    nl: Netlink, namespace: int | None, info: EndpointInfo, way: Way, *, default: bool, home: Home | None = None
+) -> int:
     """:func:`plug`, or without a namespace :func:`new_endpoint`; returns the descriptor."""
     if namespace is None:
-        return new_endpoint(nl, info, way)
+        return new_endpoint(nl, info, way, home)
     plug(nl, namespace, info, way, default=default)
     return namespace
 
 
-def new_endpoint(nl: Netlink, info: EndpointInfo, way: Way) -> int:
-    """A new namespace, connected: see :func:`plug`. The caller owns the descriptor."""
+def new_endpoint(nl: Netlink, info: EndpointInfo, way: Way, home: Home | None = None) -> int:
+    """A new namespace, connected: see :func:`plug`. The caller owns the descriptor.
+
+    :param home: gets another one, its own, before anything is in there
+    """
     with netns.fresh() as fd:
+        if home is not None:
+            home(os.dup(fd))
         way.connect(nl, fd, info)  # the thread is inside, but ``nl`` belongs to the host's namespace
-        configure(info, default=True)
+        try:
+            configure(info, default=True)
+        except BaseException:
+            way.disconnect(nl, fd, info)  # others may have the namespace by now
+            raise
         return fd
 
 

@@ -125,6 +125,7 @@ class Net(Access):
         name: str = "eth0",
         namespace: int | None = None,
         default: bool = True,
+        home: Callable[[int], None] | None = None,
     ) -> Attachment:
         """A new namespace for the container, on the network: addresses, default route, lo, everything up.
 
@@ -132,6 +133,8 @@ class Net(Access):
         :param name: of the interface in the container
         :param namespace: one that is there already: of the container's user namespace, or of one that runs
         :param default: in such a namespace: this network is the way to all others
+        :param home: gets a descriptor of a new namespace, its own, as soon as there is one, from another thread; it has
+            no addresses yet, and nothing in it but lo is up
         :raises NotFound: no such network
         :raises Conflict: no free address, or a wanted one is taken
         :raises InvalidArgument: a wanted address is outside the network
@@ -141,7 +144,7 @@ class Net(Access):
         wanted = want or EndpointSpec(ref)
 
         def work(given: int | None = None) -> Attachment:
-            made = self._host.attach(ref, cid, wanted, wanted.interface or name, given, default=default)
+            made = self._host.attach(ref, cid, wanted, wanted.interface or name, given, default=default, home=home)
             return made if given is None else replace(made, netns_fd=os.dup(given))
 
         def lost(made: Attachment) -> None:

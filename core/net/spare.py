@@ -54,11 +54,10 @@ class Spare:
         self.inner.close()
         os.close(self.namespace)
 
-    def connect(self, nl: Netlink, info: EndpointInfo, way: links.Bridged) -> int:
-        """What :func:`core.net.links.new_endpoint` does. The caller owns the descriptor; after an exception the spare
-        is still to be closed, and its host end is out of the bridge.
+    def connect(self, nl: Netlink, info: EndpointInfo, way: links.Bridged) -> None:
+        """What :func:`core.net.links.plug` does. After an exception its host end is out of the bridge.
 
-        :raises Lost: it cannot be used
+        :raises Lost: its pair cannot be used
         :raises OSError: the kernel refused
         """
         mtu = way.mtu if way.mtu != self.mtu else 0
@@ -75,8 +74,6 @@ class Spare:
         except BaseException:
             links.unplug(nl, [info.interface])  # at once: the next one may get the same address
             raise
-        self.inner.close()
-        return self.namespace
 
     def _configure(self, info: EndpointInfo, mtu: int) -> None:
         if info.ip6:

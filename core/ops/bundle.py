@@ -118,8 +118,8 @@ def make_filter(ctx: Context, config: Json) -> bytes:
 
 
 def write_names(ctx: Context, record: Record, config: Json | None) -> list[etc.Owed]:
-    """Write what must be there when the container's mounts are made: resolv.conf and hostname; hosts too, where no
-    address will come.
+    """Write what must be there when the container's mounts are made: resolv.conf and hostname; hosts too, which where
+    an address will come stays as it is, or empty.
 
     :param config: the rest as well
     :returns: for :func:`write_rest`
@@ -133,7 +133,10 @@ def write_names(ctx: Context, record: Record, config: Json | None) -> list[etc.O
     if config is not None:
         oci.write_bundle(folder, config, ctx.inst.run / "cache")
     written = [each for each in owed if each is not None]
-    return written if gets_address(record.spec) else written + begin_hosts(ctx, record, ())
+    if not gets_address(record.spec):
+        return written + begin_hosts(ctx, record, ())
+    etc.reserve(folder / "hosts")
+    return written
 
 
 def begin_hosts(

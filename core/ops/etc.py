@@ -6,7 +6,9 @@ container has changed it.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 from pathlib import Path
 
 from core.runtime.spec import holds
@@ -33,14 +35,25 @@ def renew(path: Path, text: str, *, merge: bool = False) -> None:
     _write(last, text)
 
 
+def reserve(path: Path) -> None:
+    """Make a file that can be mounted already, for :func:`begin`, where there is none."""
+    if not os.path.lexists(path):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{path}.ours")  # of one that is gone: beside an empty file it would say that somebody emptied it
+        _put(os.open(path, _WRITE | os.O_EXCL, 0o644), "")
+
+
 def begin(path: Path, text: str, *, merge: bool = False) -> Owed | None:
-    """:func:`renew`; of a file that was not there yet the copy can wait, and is owed to :func:`note`: whoever finds a
-    file without one writes it anew."""
+    """:func:`renew`; of a file that was not there yet, or only by :func:`reserve`, the copy can wait, and is owed to
+    :func:`note`: whoever finds a file without one writes it anew."""
     try:
         _put(os.open(path, _WRITE | os.O_EXCL, 0o644), text)
     except FileExistsError:
-        renew(path, text, merge=merge)
-        return None
+        there = os.lstat(path)
+        if there.st_size or not stat.S_ISREG(there.st_mode) or os.path.lexists(f"{path}.ours"):
+            renew(path, text, merge=merge)
+            return None
+        _put(os.open(path, _WRITE, 0o644), text)
     return path, text
 
 

@@ -8,7 +8,7 @@ import os
 import socket
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -99,7 +99,10 @@ async def bring_up(
                 whole = config if record.spec.runtime or resume is not None else None
                 async with _beside(asyncio.to_thread(bundle.write_names, ctx, record, whole)) as names:
                     network = await _own_user_namespace(record, monitor, joined, held)
-                    wiring = await wire(ctx, record, joined.network, network, held, resume)
+                    # Not into another's pid namespace, where others see a process that has not entered its root yet.
+                    early = whole is None and "pid" not in joined.fds
+                    async with _ahead(monitor, names, joined, early=early) as home:
+                        wiring = await wire(ctx, record, joined.network, network, held, resume, home)
                 owed = names.result()
                 if wiring.endpoints:
                     others = await linked(ctx, record)
@@ -117,6 +120,51 @@ async def bring_up(
                     await monitor.go([*given, *(resume.descriptors.items() if resume else ())], wiring.proxied)
                 await monitor.confirm()
     return replace(record, saved=saved)
+
+
+@contextlib.asynccontextmanager
+async def _ahead(
+    monitor: client.Launching, names: Awaitable[object], joined: joins.Joined, *, early: bool
+) -> AsyncIterator[Callable[[int], None] | None]:
+    """Yields what takes the container's network namespace, from any thread. Its first process is on its way with that
+    from then on, while the body makes the network in there.
+
+    :param names: the files that it mounts
+    :param early: False: it needs all at once; then None is yielded
+    """
+    if not early:
+        yield None
+        return
+    loop = asyncio.get_running_loop()
+    home: asyncio.Future[int] = loop.create_future()
+
+    async def begin() -> None:
+        await asyncio.wait([home])
+        if home.cancelled():
+            return
+        try:
+            await names
+            await monitor.ahead([("netns", home.result()), *_joined(joined)])
+        finally:
+            os.close(home.result())
+
+    def take(fd: int) -> None:
+        if home.done():  # we have given up meanwhile
+            os.close(fd)
+        else:
+            home.set_result(fd)
+
+    def hand_over(fd: int) -> None:
+        try:
+            loop.call_soon_threadsafe(take, fd)
+        except RuntimeError:  # the loop is closed
+            os.close(fd)
+
+    async with _beside(begin()):
+        try:
+            yield hand_over
+        finally:
+            home.cancel()
 
 
 @contextlib.asynccontextmanager
@@ -147,11 +195,15 @@ async def _configure(ctx: Context, record: Record, joined: joins.Joined, monitor
 
 def _descriptors(wiring: Wiring, joined: joins.Joined, attach: socket.socket | None) -> list[tuple[str, int]]:
     named = [] if wiring.netns is None else [("netns", wiring.netns)]
-    named += [(f"{client.JOINED}{kind}", fd) for kind, fd in joined.fds.items()]
-    named += [] if joined.shm is None else [(client.SHM, joined.shm)]
+    named += _joined(joined)
     named += [(name, sock.fileno()) for name, sock in zip((UDP, TCP), wiring.resolver, strict=False)]
     named += [] if attach is None else [("attach", attach.fileno())]
     return named + [(name, sock.fileno()) for name, sock in wiring.reservations.items()]
+
+
+def _joined(joined: joins.Joined) -> list[tuple[str, int]]:
+    named = [(f"{client.JOINED}{kind}", fd) for kind, fd in joined.fds.items()]
+    return named if joined.shm is None else [*named, (client.SHM, joined.shm)]
 
 
 async def _own_user_namespace(

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
@@ -82,11 +82,13 @@ async def wire(
     own: int | None,
     held: ExitStack,
     resume: Resume | None = None,
+    home: Callable[[int], None] | None = None,
 ) -> Wiring:
     """The network namespace that the container's ``--network`` asks for.
 
     :param others: that of the container whose network it shares
     :param own: one that has been made for it already; None: this makes one
+    :param home: see :meth:`core.net.Net.attach`; not called where this makes none
     """
     mode, _ = spaces.mode(record.spec, "network")
     if mode == "host":
@@ -102,7 +104,7 @@ async def wire(
         fd = await ctx.net.new_netns()
         held.callback(os.close, fd)
         return Wiring(fd)
-    namespace, ends = await _join(ctx, record, own, held, resume)
+    namespace, ends = await _join(ctx, record, own, held, resume, home)
     wiring = Wiring(namespace, ends)
     if has_resolver(record.spec):
         wiring = replace(wiring, resolver=_owned(held, await ctx.net.open_resolver(namespace)))
@@ -119,14 +121,21 @@ def _owned(held: ExitStack, sockets: Iterable[socket.socket]) -> tuple[socket.so
 
 
 async def _join(
-    ctx: Context, record: Record, own: int | None, held: ExitStack, resume: Resume | None
+    ctx: Context,
+    record: Record,
+    own: int | None,
+    held: ExitStack,
+    resume: Resume | None,
+    home: Callable[[int], None] | None,
 ) -> tuple[int, tuple[EndpointInfo, ...]]:
     """All networks, one after the other: the first one makes the namespace, where there is none yet."""
     wishes = wanted(record.spec)
     namespace = own
+    if own is not None and home is not None:
+        home(os.dup(own))
     ends: list[EndpointInfo] = []
     for want, name in zip(wishes, names(wishes), strict=True):
-        attachment = await _attach(ctx, record.id, want, name, namespace, resume, first=not ends)
+        attachment = await _attach(ctx, record.id, want, name, namespace, resume, home, first=not ends)
         held.callback(os.close, attachment.netns_fd)
         namespace = attachment.netns_fd
         ends.append(attachment.endpoint)
@@ -137,10 +146,18 @@ async def _join(
 
 
 async def _attach(
-    ctx: Context, cid: str, want: EndpointSpec, name: str, own: int | None, resume: Resume | None, *, first: bool
+    ctx: Context,
+    cid: str,
+    want: EndpointSpec,
+    name: str,
+    own: int | None,
+    resume: Resume | None,
+    home: Callable[[int], None] | None,
+    *,
+    first: bool,
 ) -> Attachment:
     if resume is None or want.network not in resume.addresses:
-        return await ctx.net.attach(want.network, cid, want, name=name, namespace=own, default=first)
+        return await ctx.net.attach(want.network, cid, want, name=name, namespace=own, default=first, home=home)
     ip, ip6 = resume.addresses[want.network]
     same = replace(want, ip=ip or want.ip, ip6=ip6 or want.ip6)
     if resume.same_address:

@@ -152,9 +152,10 @@ def _finish(task: InitTask, report: Report, user: User, has_groups: bool) -> NoR
 
 def _host_hooks(task: InitTask, report: Report) -> None:
     """``prestart`` and ``createRuntime`` are the parent's; ``createContainer`` is ours, still by paths of the host."""
-    if hooks.listed(task.config, "prestart") or hooks.listed(task.config, "createRuntime"):
-        report.at("running hooks")
+    if task.asks or hooks.listed(task.config, "prestart") or hooks.listed(task.config, "createRuntime"):
+        report.at("waiting for network and hooks")
         report.ask(b"H")
+        report.at("finishing the mounts")
     if hooks.listed(task.config, "createContainer"):
         hooks.run_all(task.config, "createContainer", _state(task, "creating"))
 

@@ -76,6 +76,7 @@ class InitTask(NamedTuple):
     :param soft_files: soft limit of open files where config.json says nothing; None: as it is
     :param preserve: so many descriptors from 3 on go to the command
     :param keyring: a new session keyring: the caller's would be readable inside
+    :param asks: have the parent say when all is there that is made outside (the network), before the root is entered
     :param gate: a listening socket: wait for a connection on it before the command is executed, and report there
     """
 
@@ -92,6 +93,7 @@ class InitTask(NamedTuple):
     preserve: int = 0
     keyring: bool = True
     gate: int = -1
+    asks: bool = False
     shm: int = -1
     early: Early = Early()
     # Who forks fills these in.
@@ -131,7 +133,7 @@ class Report:
     ``T`` + one descriptor      the terminal's master side
     ``C`` + one descriptor      of a restore: CRIU's socket, which takes the line's place
     ``L`` + one descriptor      the listener of a seccomp filter that notifies
-    ``H``                       asks for the hooks of the host's side, before the root is entered
+    ``H``                       asks for what the host's side has to do, hooks above all, before the root is entered
     ``G``                       asks to be let go on: set-up is done, it waits at the gate
     ``R``                       the exec comes next
     ``E`` + JSON                it failed; an error by ``WharfError.to_dict``

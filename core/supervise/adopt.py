@@ -41,7 +41,7 @@ def take_over(monitor: Monitor, status: int | None) -> bool:
     monitor.enter(rundir)
     old = load_state(launch.run_dir)
     if old is None:
-        # Killed before it could say that the container runs: the engine has been told that the start failed.
+        # Killed before it could say that the container runs: the engine knows, and fails or has another one do it.
         monitor.undo()
         return False
     monitor.resume_as(old)

@@ -20,17 +20,18 @@ _LONG_PAUSE = 10.0
 
 
 class Carriers:
-    """:param ports: of a first start; None: this monitor replaces one that was killed"""
+    """Of a monitor that replaces one that was killed, unless :meth:`take` is called."""
 
-    def __init__(self, monitor: Monitor, ports: Sequence[Order] | None) -> None:
+    def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
-        self._replaces = ports is None
-        self._proxy = Proxying(monitor, ports or ())
+        self._replaces = True
+        self._proxy = Proxying(monitor)
         self._closed = False
 
-    def note(self) -> None:
-        """Write down what a monitor after this one has to know."""
-        self._proxy.note()
+    def take(self, ports: Sequence[Order]) -> None:
+        """Of a first start: for its proxy."""
+        self._replaces = False
+        self._proxy.take(ports)
 
     def start(self) -> None:
         """The container has been started, for the first time or again."""

@@ -60,7 +60,8 @@ class External:
         self._strays.attend(loop)
 
     # -- the first process
-    def start(self, stdio: Stdio | None) -> Process:
+    def start(self, stdio: Stdio | None, rest: Callable[[], None] | None = None) -> Process:
+        assert rest is None, "another runtime is told all at once"
         launch = self._launch
         process.set_subreaper()  # before the runtime ends and leaves us its child
         self._enter()

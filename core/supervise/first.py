@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Callable
 from typing import cast
 
 from core.errors import StartFailed, WharfError
@@ -21,17 +22,13 @@ from core.supervise.starter import Starter, told
 
 
 def start(
-    plain: bytes,
-    reply: socket.socket,
-    line: socket.socket,
-    starter: Starter | None = None,
-    *,
-    note_pages: bool = False,
+    plain: bytes, reply: socket.socket, line: socket.socket, starter: Starter | None = None, *, note_pages: bool = False
 ) -> Monitor:
     """Bring the container up and answer the engine.
 
     The engine makes files and network while this process gets as far as the cgroup. Then nothing stands before the fork
-    that can as well be done after it: the new process sets itself up on another processor.
+    that can as well be done after it: the new process sets itself up on another processor, and needs no more of the
+    network than its namespace for that; the rest may come while it is at it.
 
     :param plain: the launch as JSON
     :param reply: the engine's connection
@@ -49,19 +46,18 @@ def start(
         rundir = RunDir(launch.run_dir)
         rundir.clear()
         config, kept, runtime = _get_ready(launch, rundir, payload, starter)
-        ports, (child, outputs) = _begin(launch, rundir, reply, kept, runtime)
+        orders = Orders(reply, kept)
+        child, outputs = _begin(launch, rundir, orders, runtime, lambda: orders.hear_rest(monitor))
     except OSError as error:
         raise typed(error) from error
-    monitor, attach = Monitor(launch, line, config, kept, runtime, ports), kept.pop("attach", None)
+    monitor = Monitor(launch, line, config, kept, runtime)
 
     def meanwhile() -> None:
         process.set_title(title_of(launch))
         monitor.enter(rundir)
         rundir.save_launch(plain)
-        monitor.carriers.note()
-        monitor.open_control()
-        if attach is not None:
-            monitor.pump.add(socket.socket(fileno=attach), stdin=launch.stdin_open, lossless=True)
+        if orders.whole:
+            orders.serve(monitor)
 
     try:
         monitor.follow(child, outputs, reply, None, meanwhile)
@@ -95,6 +91,8 @@ def _get_ready(
             kept[uplink.LINE] = uplink.join(launch.uplink).detach()
         config, seccomp = told(payload)
         runtime = tasks.runtime(launch, config, kept, starter, seccomp)
+        if not rundir.fresh:
+            runtime.clear(kill=True)  # that monitor had begun
         runtime.prepare()
         if starter is not None:
             starter.tell(b"{}")
@@ -104,24 +102,64 @@ def _get_ready(
         raise
 
 
-def _begin(
-    launch: Launch, rundir: RunDir, reply: socket.socket, kept: dict[str, int], runtime: tasks.Runtime
-) -> tuple[list[Order], tuple[Process, dict[int, int]]]:
-    """The first process on its way, once the engine says that all else is there: then ``kept`` gets its descriptors.
+class Orders:
+    """What the engine says once it has what the container needs of it: at once, or first what its first process begins
+    with.
 
-    :returns: ports for a proxy, and what :func:`core.supervise.tasks.begin` does
+    :param kept: gets the descriptors
+    """
+
+    def __init__(self, reply: socket.socket, kept: dict[str, int]) -> None:
+        self._reply = reply
+        self.kept = kept
+        self._ports: list[Order] = []
+        self.whole = False  # all is said
+
+    def hear(self) -> None:
+        """:raises StartFailed: the engine has given it up"""
+        while not ({"ahead", "fds"} & (message := self._next()).keys()):
+            tasks.make_namespaces(message, self._given, self._reply)
+        self._take(message)
+
+    def hear_rest(self, monitor: Monitor) -> None:
+        """:raises StartFailed: the engine has given it up"""
+        self._take(self._next())
+        self.serve(monitor)
+
+    def _next(self) -> Message:
+        payload, self._given = _hear(self._reply)
+        return cast(Message, json.loads(payload))
+
+    def _take(self, message: Message) -> None:
+        self.whole = "fds" in message
+        for name, fd in zip(cast("list[str]", message["fds" if self.whole else "ahead"]), self._given, strict=True):
+            if self.kept.setdefault(name, fd) != fd:
+                os.close(fd)  # it was said ahead
+        self._ports = cast("list[Order]", message.get("ports", []))
+        if self.whole and uplink.LINE in self.kept:
+            with socket.socket(fileno=os.dup(self.kept[uplink.LINE])) as line:
+                uplink.await_ready(line)
+
+    def serve(self, monitor: Monitor) -> None:
+        """Do for the container what takes all of it, before anybody is told that it runs."""
+        monitor.carriers.take(self._ports)
+        monitor.open_control()
+        attach = self.kept.pop("attach", None)
+        if attach is not None:
+            monitor.pump.add(socket.socket(fileno=attach), stdin=monitor.launch.stdin_open, lossless=True)
+
+
+def _begin(
+    launch: Launch, rundir: RunDir, orders: Orders, runtime: tasks.Runtime, rest: Callable[[], None]
+) -> tuple[Process, dict[int, int]]:
+    """The first process on its way, once the engine says that what it begins with is there.
+
+    :returns: what :func:`core.supervise.tasks.begin` does
     """
     try:
         rundir.make_fifos()
-        while "fds" not in (message := cast(Message, json.loads((orders := _hear(reply))[0]))):
-            tasks.make_namespaces(message, orders[1], reply)
-        fds = orders[1]
-        kept.update(zip(cast("list[str]", message["fds"]), fds, strict=True))
-        if uplink.LINE in kept:
-            with socket.socket(fileno=os.dup(kept[uplink.LINE])) as line:
-                uplink.await_ready(line)
-        ports = cast("list[Order]", message.get("ports", []))
-        return ports, tasks.begin(runtime, launch, rundir, kept)
+        orders.hear()
+        return tasks.begin(runtime, launch, rundir, orders.kept, None if orders.whole else rest)
     except BaseException:
         runtime.clear()
         rundir.remove()

@@ -79,6 +79,17 @@ class Launching:
             raise self._failed("its monitor was killed")
         return dict(zip(cast("list[str]", answer["kinds"]), fds, strict=True))
 
+    async def ahead(self, named: Sequence[tuple[str, int]]) -> None:
+        """Have the container begin with what it begins with; :meth:`go` says the rest, and all of this again.
+
+        Not under another runtime, nor for a restore.
+
+        :param named: descriptors by name: ``netns``, ``ns.TYPE`` and ``shm``
+        """
+        assert self._line is not None
+        with contextlib.suppress(ConnectionError):  # the launcher has left: another one hears all from go()
+            await self._line.send({"ahead": [name for name, _ in named]}, [fd for _, fd in named])
+
     async def go(self, named: Sequence[tuple[str, int]] = (), ports: Sequence[Message] = ()) -> Started:
         """Have the container started, now that everything it needs is there; returns when its command was executed.
 
@@ -110,10 +121,12 @@ class Launching:
                 answer, given = await self._line.ask(message, fds)
                 if not answer.get("retired"):
                     return answer, given
-            except ConnectionResetError:
-                pass  # the launcher has left for being idle, and has not read what we said: say it to another one
-            except (EOFError, ConnectionError):
+            except EOFError:
                 return {}, []  # what was called has gone, and may have done something
+            except ConnectionError:
+                # The launcher has left for being idle, or a monitor was killed: what we said was not read. Another one
+                # hears all from the beginning, and clears away what the last one may have begun with.
+                pass
             self._line.close()
             self._line = await call_launcher(self._inst, *self._payloads)
         raise no_answer(self._inst)

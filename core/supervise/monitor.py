@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from core import cgroups
 from core.errors import CommandNotExecutable, CommandNotFound, StartFailed, WharfError
@@ -28,7 +28,6 @@ from core.supervise.fate import wait_status
 from core.supervise.loop import Loop
 from core.supervise.paper import Paper
 from core.supervise.protocol import Launch, Message, send
-from core.supervise.proxy import Order
 from core.supervise.pump import Pump
 from core.supervise.records import ExitRecord, RunState
 from core.supervise.release import release
@@ -49,7 +48,6 @@ class Monitor:
     :param store: connection to the launcher
     :param kept: descriptors by name: ``netns``, and ``hold*`` that are only kept open
     :param runtime: what makes the container, from the same
-    :param ports: for its proxy; None: those that the last monitor has written down
     """
 
     def __init__(
@@ -59,7 +57,6 @@ class Monitor:
         config: Json,
         kept: dict[str, int],
         runtime: tasks.Runtime,
-        ports: Sequence[Order] | None = None,
     ) -> None:
         self.launch = launch
         self.kept = kept
@@ -73,7 +70,7 @@ class Monitor:
         self.restarts = Restarts(launch.restart)
         self.service: Service | None = None
         self.resolver: Resolver | None = None
-        self.carriers = Carriers(self, ports)
+        self.carriers = Carriers(self)
         self.config = config
         self.runtime = runtime
         runtime.attend(self.loop)

@@ -19,9 +19,11 @@ The launcher reads no further than that. What follows is for the new monitor: fi
 without the seccomp rules but with the program that they make (base64; nothing for none). The monitor makes the cgroup
 and gets itself ready while the engine makes files and network. It may be asked for a
 user namespace and for others that belong to it by ``{"ids": […], "kinds": ["network"]}``, with the descriptor of one
-that is there already; the answer is ``{"kinds": ["user", "network"]}``, with theirs. Then the engine sends ``{"fds":
-["netns", "ns.ipc", "dns-udp", "attach", "hold", …], "ports": […]}`` (ports that a proxy has to serve,
-:data:`core.supervise.proxying.Order`), and the answer is ``{"started": {…}}`` or ``{"error": {…}}``;
+that is there already; the answer is ``{"kinds": ["user", "network"]}``, with theirs. As soon as there are the
+namespaces that the container joins, the engine may send ``{"ahead": ["netns", "ns.ipc", …]}`` with them: its first
+process is on its way then, while the network is made. Last, the engine sends ``{"fds": ["netns", "ns.ipc", "dns-udp",
+"attach", "hold", …], "ports": […]}`` (ports that a proxy has to serve, :data:`core.supervise.proxying.Order`; what was
+sent ahead comes again), and the answer is ``{"started": {…}}`` or ``{"error": {…}}``;
 the engine then sends ``{"ok": true}``. A connection that ends before that undoes the start: an engine that died or gave
 up leaves nothing half-made.
 

@@ -33,15 +33,11 @@ _WHY = 300  # bytes of what it was
 
 class Proxying:
     """The proxy of one container, if it needs one. Its line is kept where the container's other descriptors are: it
-    lives on when the monitor is replaced.
+    lives on when the monitor is replaced."""
 
-    :param orders: ports, each with the ``name`` of its listening socket among the monitor's descriptors, with
-        ``protocol``, ``target`` and ``bind``, an address and a port
-    """
-
-    def __init__(self, monitor: Monitor, orders: Sequence[proxy.Order] = ()) -> None:
+    def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
-        self._orders = list(orders)
+        self._orders: list[proxy.Order] = []
         self._closed = False
         self._armed: list[int] = []
         self._since = -_STEADY  # when it was forked, by the monotonic clock; before this monitor's time
@@ -59,9 +55,14 @@ class Proxying:
         else:
             self._arm()
 
-    def note(self) -> None:
-        """Before anybody is told that the container runs: a monitor may be killed the moment after."""
-        if self._orders:
+    def take(self, orders: Sequence[proxy.Order]) -> None:
+        """Its ports, before anybody is told that the container runs: this monitor may be killed the moment after.
+
+        :param orders: each with the ``name`` of its listening socket among the monitor's descriptors, with
+            ``protocol``, ``target`` and ``bind``, an address and a port
+        """
+        self._orders = list(orders)
+        if orders:
             with contextlib.suppress(OSError):  # a full disk: a monitor after this one and the launcher will not know
                 self._save()
 

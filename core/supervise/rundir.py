@@ -32,10 +32,11 @@ class RunDir:
         self._lock = fd
 
     def _try(self) -> int | None:
+        self.fresh = True  # no monitor was killed in there
         try:
             os.mkdir(self.path, 0o700)
         except FileExistsError:
-            pass
+            self.fresh = False
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:

@@ -35,10 +35,13 @@ Stdio = tuple[int, int, int]
 _REPORT, _STDIO = "report", ("stdin", "stdout", "stderr")  # names of descriptors
 
 
-def init_task(launch: Launch, config: Json, kept: Mapping[str, int], stdio: Stdio | None, seccomp: Filter) -> InitTask:
+def init_task(
+    launch: Launch, config: Json, kept: Mapping[str, int], stdio: Stdio | None, seccomp: Filter, *, asks: bool = False
+) -> InitTask:
     """What the container's first process has to do.
 
     :param kept: descriptors by name
+    :param asks: see :class:`core.runtime.task.InitTask`
     """
     return InitTask(
         config=config,
@@ -51,6 +54,7 @@ def init_task(launch: Launch, config: Json, kept: Mapping[str, int], stdio: Stdi
         cid=launch.id,
         bundle=launch.bundle,
         soft_files=SOFT_FILES,
+        asks=asks,
         shm=kept.get(SHM, -1),
     )
 
@@ -106,17 +110,20 @@ class Starter:
         with contextlib.suppress(OSError):
             send_payload(self._line, payload)
 
-    def start(self, kept: Mapping[str, int], stdio: Stdio | None, host_hooks: Callable[[int], None]) -> spawn.Child:
+    def start(
+        self, kept: Mapping[str, int], stdio: Stdio | None, host_hooks: Callable[[int], None], *, asks: bool
+    ) -> spawn.Child:
         """The container's first process on its way.
 
         :param kept: descriptors by name
+        :param asks: see :class:`core.runtime.task.InitTask`
         :raises OSError: the starter has been killed
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         given = {_REPORT: theirs.fileno(), **dict(zip(_STDIO, stdio or (), strict=False))}
         given |= {name: fd for name, fd in kept.items() if name in ("netns", SHM) or name.startswith(JOINED)}
         try:
-            send(self._line, {"fds": list(given)}, list(given.values()))
+            send(self._line, {"fds": list(given), "asks": asks}, list(given.values()))
             child = spawn.Child(self._pid, ours, self._place)
         except BaseException:
             ours.close()
@@ -166,18 +173,27 @@ def _serve(line: socket.socket, place: Place, stock: early.Stock) -> NoReturn:
     os.umask(before)
     born = cgroups.born_in(launch.cgroup)
     payload, fds = receive_payload(line)
-    given = dict(zip(cast("list[str]", json.loads(payload)["fds"]), fds, strict=True))
-    _start(launch, config, seccomp, given, made, place, born)
+    orders = json.loads(payload)
+    given = dict(zip(cast("list[str]", orders["fds"]), fds, strict=True))
+    _start(launch, config, seccomp, given, made, place, born, asks=bool(orders["asks"]))
 
 
 def _start(
-    launch: Launch, config: Json, seccomp: Filter, given: dict[str, int], made: Early, place: Place, born: int | None
+    launch: Launch,
+    config: Json,
+    seccomp: Filter,
+    given: dict[str, int],
+    made: Early,
+    place: Place,
+    born: int | None,
+    *,
+    asks: bool,
 ) -> NoReturn:
     report = Report(given.pop(_REPORT))
     try:
         report.at("getting ready")
         stdio = [given.pop(name) for name in _STDIO if name in given]
-        task = init_task(launch, config, given, cast(Stdio, tuple(stdio)) if stdio else None, seccomp)
+        task = init_task(launch, config, given, cast(Stdio, tuple(stdio)) if stdio else None, seccomp, asks=asks)
         spawn.become_init(task._replace(report=report.fd, early=made), launch.cgroup, place, born)
     except BaseException as error:
         report.fail(error)

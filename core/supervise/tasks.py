@@ -70,10 +70,11 @@ class Runtime(Protocol):
     def prepare(self) -> None:
         """Make the cgroup for a start. :raises WharfError: see :func:`core.cgroups.create`"""
 
-    def start(self, stdio: Stdio | None) -> Process:
+    def start(self, stdio: Stdio | None, rest: Callable[[], None] | None = None) -> Process:
         """Fork the container's first process; its cgroup is there.
 
         :param stdio: None: a terminal is made
+        :param rest: see :func:`begin`
         """
 
     def execute(self, first: tuple[int, int], own: Json, stdio: Stdio | None) -> Process:
@@ -155,10 +156,12 @@ class Native:
         linux = cast(Json, self._config.get("linux") or {})
         cgroups.create(self._launch.cgroup, cast(Json, linux.get("resources") or {}))
 
-    def start(self, stdio: Stdio | None) -> Process:
+    def start(self, stdio: Stdio | None, rest: Callable[[], None] | None = None) -> Process:
         launch, config, seccomp = self._launch, self._config, self._seccomp()
 
         def host_hooks(pid: int) -> None:
+            if rest is not None:
+                rest()
             state = hooks.state(config, cid=launch.id, status="creating", pid=pid, bundle=launch.bundle)
             for kind in ("prestart", "createRuntime"):
                 hooks.run_all(config, kind, state)
@@ -170,21 +173,23 @@ class Native:
             self._dismiss()
             task = init_task(launch, config, self._kept, stdio, seccomp)
             return restoring.start_kept(task, launch.cgroup, self._kept, host_hooks)
-        child = self._start(stdio, seccomp, host_hooks)
+        child = self._start(stdio, seccomp, host_hooks, asks=rest is not None)
         child.leave_to = self._leave_to
         self._find_agent(child, seccomp, None)
         return child
 
-    def _start(self, stdio: Stdio | None, seccomp: Filter, host_hooks: Callable[[int], None]) -> spawn.Child:
+    def _start(
+        self, stdio: Stdio | None, seccomp: Filter, host_hooks: Callable[[int], None], *, asks: bool
+    ) -> spawn.Child:
         if reaper.wanted(self._config):
             self._dismiss()  # its memory would stay, as that of the container's pid 1
         starter, self._starter = self._starter, None
         if starter is not None:
             try:
-                return starter.start(self._kept, stdio, host_hooks)
+                return starter.start(self._kept, stdio, host_hooks, asks=asks)
             except OSError:  # it has been killed
                 starter.dismiss()
-        task = init_task(self._launch, self._config, self._kept, stdio, seccomp)
+        task = init_task(self._launch, self._config, self._kept, stdio, seccomp, asks=asks)
         return spawn.start_init(task, self._launch.cgroup, host_hooks)
 
     def _dismiss(self) -> None:
@@ -225,10 +230,14 @@ class Native:
         cgroups.remove(self._launch.cgroup)
 
 
-def begin(made_by: Runtime, launch: Launch, rundir: RunDir, kept: dict[str, int]) -> tuple[Process, dict[int, int]]:
+def begin(
+    made_by: Runtime, launch: Launch, rundir: RunDir, kept: dict[str, int], rest: Callable[[], None] | None = None
+) -> tuple[Process, dict[int, int]]:
     """:meth:`Runtime.start` with the streams that the launch asks for.
 
     :param kept: the end of its input is added
+    :param rest: takes what is still made outside while the first process sets itself up, which waits for it before it
+        enters its root
     :returns: the first process on its way, and our ends of its output → stream
     """
     # Our ends first: a pipe that nobody holds open forgets its content, and a quick command has written and ended
@@ -238,7 +247,7 @@ def begin(made_by: Runtime, launch: Launch, rundir: RunDir, kept: dict[str, int]
         kept["stdin"] = rundir.our_input()
     stdio = None if launch.tty else rundir.child_stdio(stdin=launch.stdin_open)
     try:
-        return made_by.start(stdio), outputs
+        return made_by.start(stdio, rest), outputs
     except BaseException:
         close_all(list(outputs))
         raise

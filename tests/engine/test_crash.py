@@ -294,6 +294,8 @@ async def main():
     engine = await LocalEngine.open(Path(sys.argv[1]), Path(sys.argv[2]))
     if where == "before wiring":
         start.wire = die
+    elif where == "amid the network":
+        client.Launching.ahead = die_later
     elif where == "before launch":
         client.Launching.go = die
     elif where == "at the row":
@@ -314,14 +316,9 @@ asyncio.run(main())
 
 
 PLACES = [
-    "before wiring",
-    "before launch",
-    "at the row",
-    "before the bundle",
-    "after the row",
-    "after the launch",
-    "never",
-]
+    "before wiring", "amid the network", "before launch", "at the row", "before the bundle", "after the row",
+    "after the launch", "never",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("where", PLACES)

@@ -233,6 +233,35 @@ def test_a_file_without_its_copy_is_ours(tmp_path: Path) -> None:
     assert path.read_text() == (tmp_path / "hosts.ours").read_text() == "127.0.0.1 localhost\n10.0.0.3 me\n"
 
 
+def test_a_file_that_is_mounted_before_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    for _ in range(2):  # who was killed between the two has left it empty
+        etc.reserve(path)
+        assert path.read_text() == ""
+    mounted = path.stat().st_ino
+    owed = etc.begin(path, "127.0.0.1 localhost\n", merge=True)
+    assert owed is not None
+    etc.note(*owed)
+    assert (path.stat().st_ino, path.read_text()) == (mounted, "127.0.0.1 localhost\n")
+    path.write_text("")  # somebody in the container wants it so
+    etc.reserve(path)
+    assert etc.begin(path, "127.0.0.1 localhost\n10.0.0.2 me\n", merge=True) is None
+    assert path.read_text() == ""
+
+
+def test_a_file_that_cannot_be_written_is_let_be(tmp_path: Path) -> None:
+    """A link that somebody has put there, say: it may lead anywhere."""
+    path = tmp_path / "resolv.conf"
+    etc.renew(path, "nameserver 10.0.0.1\n")
+    path.unlink()
+    (tmp_path / "other").write_text("nameserver 10.0.0.2\n")
+    path.symlink_to("other")
+    etc.reserve(path)
+    assert etc.begin(path, "nameserver 10.0.0.1\n") is None
+    assert path.is_symlink()
+    assert (tmp_path / "other").read_text() == "nameserver 10.0.0.2\n"
+
+
 def test_large_and_strange_files(tmp_path: Path) -> None:
     """Whoever is in the container may have put anything there."""
     path = tmp_path / "hosts"

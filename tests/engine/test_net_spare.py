@@ -126,13 +126,26 @@ async def test_another_name_gets_a_fresh_one(lab: Lab) -> None:
     assert "wan0" in command("nsenter", f"--net=/proc/{os.getpid()}/fd/{box.fd}", "ip", "link")
 
 
-async def test_somebody_deletes_one(lab: Lab) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_somebody_takes_one_away(lab: Lab, elsewhere: bool) -> None:
+    """The namespace may have been given to the container by then: it gets another pair in there."""
     lab.net.watch()
     first = await lab.box()
-    for name in await filled(lab):
-        subprocess.run(("ip", "link", "del", name), check=True)
-    box = await lab.box()
-    assert run_inside(box.fd, ping, first.ip)
+    homes: list[int] = []
+    with netns.fresh() as other:
+        pass
+    try:
+        for name in await filled(lab):
+            way = ("set", name, "netns", f"/proc/{os.getpid()}/fd/{other}") if elsewhere else ("del", name)
+            subprocess.run(("ip", "link", *way), check=True)
+        made = await lab.net.attach("bridge", cid := make_id(), home=homes.append)
+        box = Box(cid, made)
+        lab.boxes.append(box)
+        assert os.fstat(homes[0]).st_ino == os.fstat(box.fd).st_ino
+        assert run_inside(box.fd, ping, first.ip)
+    finally:
+        for fd in (other, *homes):
+            os.close(fd)
     assert len(lab.store.run.read("SELECT * FROM endpoint")) == 2
     assert len(lab.store.run.read("SELECT * FROM lease")) == 2
 
