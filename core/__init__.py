@@ -44,8 +44,7 @@ faces (``cli``, and the ``tui`` package) import the words and ``engine`` alone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # as typing's, which is slow to import: small processes load this package too
 if TYPE_CHECKING:
     from core.engine import Engine, open_engine
     from core.errors import WharfError

@@ -10,21 +10,26 @@ archive replaced is left out, so that every path is there once.
 from __future__ import annotations
 
 import os
+import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
-from core.errors import NotFound
+from core.errors import Corrupt, NotFound
 from core.images import columns, tar
 from core.images.places import ASIDE, DIFF, INDEX
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
 
 WHITEOUT, OPAQUE = b"w", b"o"  # kinds beside those of tar: a path that is deleted, a directory that hides lower ones
 HAS_XATTRS = 1
 _LONGEST_NAMES = 256 * 1024**2  # bytes of all paths and link targets of a layer: they are held in memory
 _NUMBERS = {"mode": "H", "uid": "I", "gid": "I", "size": "Q", "mtime": "q", "flags": "B", "crc": "I"}
 _DIFF = os.fsencode(DIFF) + b"/"
-_NONE = (0,) * len(_NUMBERS)
+_ROW, _CRC, _WORD = struct.Struct(f"{len(_NUMBERS)}q").pack, struct.Struct("q").pack, 8  # bytes of a number
+_NONE = bytes(_WORD * len(_NUMBERS))
 
 
 class Row:
@@ -119,7 +124,7 @@ class Writer:
         self.count = 0
         self._paths: list[bytes] = []
         self._kinds = bytearray()
-        self._numbers = array("q")  # row by row, in the order of _NUMBERS: one call for each, where columns take seven
+        self._numbers = bytearray()  # row by row, in the order of _NUMBERS: one call for each, where columns take seven
         self._links: dict[int, bytes] = {}
         self._devices: dict[int, tuple[int, int]] = {}
         self._left = _LONGEST_NAMES
@@ -131,9 +136,15 @@ class Writer:
 
         :raises Corrupt: more names than anybody can want
         """
-        row, kind = self.count, entry.kind
+        row, kind, name = self.count, entry.kind, entry.name
+        self.count = row + 1
+        self._left -= len(name) + 1
+        self._paths.append(name)
+        self._kinds += kind
         flags = HAS_XATTRS if entry.xattrs else 0
-        self._begin(kind, entry.name, (entry.mode, entry.uid, entry.gid, entry.length, entry.mtime, flags, 0))
+        self._numbers += _ROW(entry.mode, entry.uid, entry.gid, entry.length, entry.mtime, flags, 0)
+        if self._left < 0:
+            raise self._too_long()
         if kind == tar.FILE:
             return
         if kind in (tar.LINK, tar.SYMLINK):
@@ -144,23 +155,24 @@ class Writer:
 
     def mark(self, kind: bytes, path: bytes) -> None:
         """A whiteout of ``path``, or that the directory ``path`` is opaque."""
-        self._begin(kind, path, _NONE)
-
-    def _begin(self, kind: bytes, path: bytes, numbers: tuple[int, ...]) -> None:
         self.count += 1
         self._take(path)
         self._paths.append(path)
         self._kinds += kind
-        self._numbers.extend(numbers)
+        self._numbers += _NONE
 
     def _take(self, name: bytes) -> None:
         self._left -= len(name) + 1
         if self._left < 0:
-            raise tar.broken(f"its paths and links have more than {_LONGEST_NAMES} bytes")
+            raise self._too_long()
+
+    @staticmethod
+    def _too_long() -> Corrupt:
+        return tar.broken(f"its paths and links have more than {_LONGEST_NAMES} bytes")
 
     def checked(self, crc: int) -> None:
         """The content of the last row has been written."""
-        self._numbers[-1] = crc
+        self._numbers[-_WORD:] = _CRC(crc)
 
     def replaced(self, path: bytes, aside: int = 0) -> None:
         """The last row takes the place of what an earlier one made at ``path``.
@@ -210,6 +222,7 @@ class Writer:
         """
         if self._gone or self._moved:
             self._keep([row for row in range(self.count) if self._fate(row) is None])
+        numbers = memoryview(self._numbers).cast("q")
         devices = array("I")
         for row, pair in self._devices.items():
             devices.extend((row, *pair))
@@ -218,7 +231,7 @@ class Writer:
                 "path": b"\0".join(self._paths),
                 "kind": bytes(self._kinds),
                 **{
-                    name: array(code, self._numbers[place :: len(_NUMBERS)]).tobytes()
+                    name: array(code, numbers[place :: len(_NUMBERS)]).tobytes()
                     for place, (name, code) in enumerate(_NUMBERS.items())
                 },
                 "link_row": array("I", self._links).tobytes(),
@@ -231,9 +244,7 @@ class Writer:
     def _keep(self, rows: list[int]) -> None:
         self._paths = [self._paths[row] for row in rows]
         self._kinds = bytearray(self._kinds[row] for row in rows)
-        old, width = self._numbers, len(_NUMBERS)
-        self._numbers = array("q")
-        for row in rows:
-            self._numbers.extend(old[row * width : (row + 1) * width])
+        old, width = self._numbers, len(_NONE)
+        self._numbers = bytearray().join(old[row * width : (row + 1) * width] for row in rows)
         self._links = {new: self._links[old] for new, old in enumerate(rows) if old in self._links}
         self._devices = {new: self._devices[old] for new, old in enumerate(rows) if old in self._devices}

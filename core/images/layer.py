@@ -18,7 +18,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from typing import NamedTuple
 
 from isal.isal_zlib import crc32
 
@@ -40,12 +39,11 @@ _DEFAULT_ACL, _WHITEOUT = b"system.posix_acl_default", b".wh."
 _MOST_MAJOR, _MOST_MINOR = 0xFFF, 0xFFFFF
 
 
-class Unpacked(NamedTuple):
+class Unpacked:
     """What was made: bytes of file content, entries, and the directories that the archive used but did not hold."""
 
-    size: int
-    entries: int
-    implied: list[bytes]
+    def __init__(self, size: int, entries: int, implied: list[bytes]) -> None:
+        self.size, self.entries, self.implied = size, entries, implied
 
 
 class Unpacker:
@@ -62,6 +60,7 @@ class Unpacker:
         self._stream = stream
         self._index = index.Writer()
         self._owners = owners
+        self._all_owners = not owners.limited
         self._opaque = opaque_name(owners.limited)
         self._left_out: set[bytes] = set()  # device files that cannot be made here
         self._dirs: dict[bytes, int] = {b"": root_fd}
@@ -113,7 +112,7 @@ class Unpacker:
             self._root_entry(entry)
             return
         head, _, leaf = name.rpartition(b"/")
-        if _WHITEOUT in name and b"/" + _WHITEOUT in b"/" + name and self._marker(entry, head, leaf):
+        if name.find(_WHITEOUT) >= 0 and b"/" + _WHITEOUT in b"/" + name and self._marker(entry, head, leaf):
             return
         self._index.add(entry)
         parent = self._dirs.get(head)
@@ -215,7 +214,7 @@ class Unpacker:
         try:
             if entry.length:
                 self._fill(fd, entry)
-            uid, gid = self._owners.of(entry.uid, entry.gid)
+            uid, gid = (entry.uid, entry.gid) if self._all_owners else self._owners.of(entry.uid, entry.gid)
             if uid or gid or self._always_own or mode & _SET_ID:
                 os.fchown(fd, uid, gid)
                 os.fchmod(fd, mode)
@@ -227,13 +226,14 @@ class Unpacker:
         self._size += entry.size
 
     def _fill(self, fd: int, entry: tar.Entry) -> None:
-        size, stream = entry.size, self._stream
-        stream.content(self._index.count - 1, size, entry.extents)
+        size, stream, row = entry.size, self._stream, self._index.count - 1
         # Most files are small, lie in one chunk, and have no holes to be looked for: a third of what follows.
-        if size < _HOLE and entry.extents is None and (data := stream.whole(size)) is not None:
+        if size < _HOLE and entry.extents is None and (data := stream.small(row, size)) is not None:
             self._index.checked(crc32(data))
-            write(fd, data)
+            if (done := os.write(fd, data)) < size:
+                write(fd, data[done:])
             return
+        stream.content(row, size, entry.extents)
         crc, holes = 0, entry.extents is not None
         for offset, length in entry.extents or ((0, size),):
             if offset:

@@ -5,9 +5,9 @@ overlayfs keeps its own as ``user.overlay.*`` (overlayfs.rst, "userxattr"), and 
 mapped. Whiteouts can be made all the same: the character device 0:0 is open to all since Linux 5.8.
 """
 
-from __future__ import annotations
+# No dataclasses and no typing: the unpack server loads this.
 
-from dataclasses import dataclass
+from __future__ import annotations
 
 from core.errors import Unsupported
 from core.kernel.userns import Range, contained, mapped, read_map
@@ -18,12 +18,11 @@ def opaque_name(limited: bool) -> str:
     return "user.overlay.opaque" if limited else "trusted.overlay.opaque"
 
 
-@dataclass(frozen=True)
 class Owners:
     """:param uids: mapped user ids; None on the host, where all are"""
 
-    uids: tuple[Range, ...] | None = None
-    gids: tuple[Range, ...] = ()
+    def __init__(self, uids: tuple[Range, ...] | None = None, gids: tuple[Range, ...] = ()) -> None:
+        self.uids, self.gids = uids, gids
 
     @classmethod
     def here(cls) -> Owners:

@@ -24,7 +24,6 @@ import stat
 import struct
 from array import array
 from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
 
 from backports import zstd
 
@@ -32,6 +31,10 @@ from core.errors import Corrupt, NotFound
 from core.images import columns, index, tar
 from core.images.places import INDEX, SPLIT
 from core.kernel.resolve import BENEATH, NO_SYMLINKS, NO_XDEV, open_in_root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _TAIL = struct.Struct("<Q8s")
 _MAGIC = b"whsplit1"
@@ -103,6 +106,22 @@ class Recorder(tar.Stream):
                 self._sparse.extend((number, offset, size))
         self._contents.extend((row, self._since, length))
         self._since = 0
+
+    def small(self, row: int, length: int) -> memoryview | None:
+        """The content, at least a byte, of the file of ``row``, as after :meth:`content`, where it lies in one chunk;
+        otherwise None, and nothing is taken. Most files are such."""
+        at, chunk = self._at, self._chunk
+        if (end := at + length) > len(chunk):
+            return None
+        first = self._kept - self._start
+        if (size := at - first) > 0:
+            self._held.append(chunk[first:at])
+            self._held_bytes += size
+        self._kept = self._start + end
+        self._contents.extend((row, self._since + size, length))
+        self._since = 0
+        self._at = end
+        return self._view[at:end]
 
     def finish(self, writer: index.Writer, implied: list[bytes]) -> set[bytes]:
         """Write the rest and the index.

@@ -123,10 +123,11 @@ def write(fd: int, data: bytes, watch: Watch) -> None:
 def write_all(fd: int, pieces: list[bytes], watch: Watch) -> None:
     """All of ``pieces``, copied by nobody but the kernel; see :func:`write`."""
     for first in range(0, len(pieces), _MOST_PIECES):
-        some = pieces[first : first + _MOST_PIECES]
-        done = 0
-        with contextlib.suppress(BlockingIOError):
+        some = pieces[first : first + _MOST_PIECES] if len(pieces) > _MOST_PIECES else pieces
+        try:
             done = os.writev(fd, some)
+        except BlockingIOError:
+            done = 0
         if done < sum(map(len, some)):
             write(fd, b"".join(some)[done:], watch)
 

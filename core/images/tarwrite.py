@@ -11,14 +11,14 @@ Docker changes the owner once more when it makes the link, which would cost it i
 
 from __future__ import annotations
 
-import functools
 import os
 import stat
-import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
 from core.errors import Conflict
 from core.images import merged, walk
+from core.images.headers import file_header as file_header
+from core.images.headers import header, mark_header, ordinary
 from core.images.tar import BLOCK, BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, FILE, LINK, SYMLINK
 
 CHUNK = 1024 * 1024  # bytes that are given at a time, about
@@ -27,7 +27,6 @@ CHUNK = 1024 * 1024  # bytes that are given at a time, about
 _LEAST_HOLE = 256 * 1024 * 1024
 _MOST_EXTENTS = 10_000
 _WORTH_SENDING = 8 * 1024  # bytes of content that are cheaper by a system call of their own than by being copied twice
-_MOST_ID, _MOST_SIZE, _MOST_SECOND = 0o7777777, 0o77777777777, 0o77777777777
 _KINDS = {
     stat.S_IFREG: FILE,
     stat.S_IFDIR: DIRECTORY,
@@ -36,9 +35,9 @@ _KINDS = {
     stat.S_IFBLK: BLOCK_DEVICE,
     stat.S_IFIFO: FIFO,
 }
-_ASCII = bytes(range(128)) + b"_" * 128
 END = bytes(2 * BLOCK)
-Send = Callable[[int, int, int], int]  # descriptor of a file, offset, bytes → how many were sent
+# What comes before, descriptor of a file, offset, bytes → how many of these were sent
+Send = Callable[[list[bytes], int, int, int], int]
 
 
 def layer(folder: str | os.PathLike[str], *, live: bool = False) -> Generator[bytes, None, None]:
@@ -56,7 +55,7 @@ def layer_batches(
 ) -> Iterator[list[bytes]]:
     """:func:`layer`, in lists for writev(2): whoever can write these saves the copy that makes one piece of many.
 
-    :param send: called for the files' content, in its place between two lists
+    :param send: called for the files' content, with the list that comes before it
     """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -114,7 +113,7 @@ class Writer:
 
     :param marks: overlayfs' whiteouts and opaque folders become those of an image's layer
     :param live: somebody may work in the tree, and swap a file for a device between two looks at it
-    :param send: sends content where the lists go that come before and after it; without, content is in the lists
+    :param send: sends content where the lists go, after the one that it is given; without, content is in the lists
     """
 
     def __init__(self, *, marks: bool, live: bool, send: Send | None = None) -> None:
@@ -134,7 +133,8 @@ class Writer:
             if fd is None:
                 continue
             try:
-                yield from self._add(path, fd, pinned)
+                if pinned or not self._ordinary(path, fd):
+                    yield from self._add(path, fd, pinned)
             finally:
                 os.close(fd)
             if self._held_bytes >= CHUNK:
@@ -149,6 +149,28 @@ class Writer:
     def _all(self) -> list[bytes]:
         held, self._held, self._held_bytes = self._held, [], 0
         return held
+
+    def _ordinary(self, path: bytes, fd: int) -> bool:
+        """Add a file with one name, without holes and attributes, that is not large: nearly all are such. False for
+        another one, with which nothing has been done."""
+        status = os.fstat(fd)
+        size = status.st_size
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or status.st_blocks * 512 < size or size > CHUNK:
+            return False
+        if self._marks:
+            _check_name(path)
+        head = ordinary(path, status)
+        if head is None or walk.has_attributes(fd):
+            return False
+        self._put(head)
+        done = 0
+        if self._send is not None and size >= _WORTH_SENDING:
+            done = self._send(self._all(), fd, 0, size)
+        if done < size:
+            self._put(os.pread(fd, size - done, done).ljust(size - done, b"\0"))  # it may have shrunk
+        if size % BLOCK:
+            self._put(bytes(-size % BLOCK))
+        return True
 
     def _add(self, path: bytes, fd: int, pinned: bool) -> Iterator[list[bytes]]:
         status = os.fstat(fd)
@@ -172,7 +194,7 @@ class Writer:
 
     def _mark(self, path: bytes, *, whole: bool = False) -> None:
         head, slash, leaf = path.rpartition(b"/")
-        self._put(_mark_header(path if whole else head + slash + walk.WHITEOUT + leaf))
+        self._put(mark_header(path if whole else head + slash + walk.WHITEOUT + leaf))
 
     def _file(
         self, path: bytes, fd: int, status: os.stat_result, records: Mapping[str, bytes], pinned: bool
@@ -205,8 +227,7 @@ class Writer:
 
     def _content(self, fd: int, offset: int, length: int) -> Iterator[list[bytes]]:
         if self._send is not None and length >= _WORTH_SENDING:
-            yield self._all()
-            sent = self._send(fd, offset, length)
+            sent = self._send(self._all(), fd, offset, length)
             offset, length = offset + sent, length - sent
         while length:
             data = os.pread(fd, min(length, CHUNK), offset)
@@ -256,134 +277,3 @@ def _map(extents: list[tuple[int, int]]) -> bytes:
     lines = [len(extents), *(number for extent in extents for number in extent)]
     data = b"".join(b"%d\n" % number for number in lines)
     return data + bytes(-len(data) % BLOCK)
-
-
-# -- headers ----------------------------------------------------------------------------------------------------
-
-
-def _attributes(path: bytes, attributes: Mapping[str, bytes]) -> dict[bytes, bytes]:
-    """As GNU tar and bsdtar write them. :raises Conflict: one that no tar can hold"""
-    for key in attributes:
-        if "=" in key:
-            raise Conflict(
-                f"cannot archive the attribute {key!r} of {os.fsdecode(path)!r}",
-                "no tar can hold one with = in its name",
-                "Remove it with setfattr -x",
-            )
-    return {b"SCHILY.xattr." + os.fsencode(key): value for key, value in attributes.items()}
-
-
-def header(
-    path: bytes,
-    kind: bytes,
-    status: os.stat_result,
-    size: int,
-    attributes: Mapping[str, bytes],
-    link: bytes = b"",
-    *,
-    sparse: bool = False,
-) -> bytes:
-    """What stands before a member's content, extended header included.
-
-    :param size: bytes of content in the archive; the file's own is ``status``'
-    """
-    extra: dict[bytes, bytes] = {}
-    name = path
-    if sparse:
-        extra[b"GNU.sparse.major"], extra[b"GNU.sparse.minor"] = b"1", b"0"
-        extra[b"GNU.sparse.name"], extra[b"GNU.sparse.realsize"] = path, b"%d" % status.st_size
-        name = _short(b"GNUSparseFile.0/" + path.rpartition(b"/")[2][:80])
-    if len(name) > 100 or not name.isascii():
-        extra[b"path"] = name
-        name = _short(name)
-    if len(link) > 100 or not link.isascii():
-        extra[b"linkpath"] = link
-        link = _short(link)
-    second, rest = divmod(status.st_mtime_ns, 10**9)
-    if rest or not 0 <= second <= _MOST_SECOND:
-        extra[b"mtime"] = _time(status.st_mtime_ns)
-        second = second if 0 <= second <= _MOST_SECOND else 0
-    uid, gid = status.st_uid, status.st_gid
-    if uid > _MOST_ID:
-        extra[b"uid"], uid = b"%d" % uid, 0
-    if gid > _MOST_ID:
-        extra[b"gid"], gid = b"%d" % gid, 0
-    if size > _MOST_SIZE:
-        extra[b"size"], size = b"%d" % size, 0
-    extra |= _attributes(path, attributes)
-    device = (os.major(status.st_rdev), os.minor(status.st_rdev)) if kind in (CHAR, BLOCK_DEVICE) else (0, 0)
-    block = _block(name, kind, status.st_mode & 0o7777, uid, gid, size, second, link, device)
-    return _pax(path, extra) + block if extra else block
-
-
-def file_header(path: str, size: int) -> bytes:
-    """Of a file in an archive of images: nobody's, of no time."""
-    name = os.fsencode(path)
-    extra = {b"size": b"%d" % size} if size > _MOST_SIZE else {}
-    block = _block(name, FILE, 0o644, 0, 0, 0 if extra else size, 0, b"", (0, 0))
-    return _pax(name, extra) + block if extra else block
-
-
-def _mark_header(path: bytes) -> bytes:
-    """A whiteout: an empty file whose owner and time nobody looks at."""
-    extra = {b"path": path} if len(path) > 100 or not path.isascii() else {}
-    block = _block(_short(path) if extra else path, FILE, 0o600, 0, 0, 0, 0, b"", (0, 0))
-    return _pax(path, extra) + block if extra else block
-
-
-def _short(name: bytes) -> bytes:
-    """For readers that know no pax records: something like the name."""
-    return name[:100].translate(_ASCII)
-
-
-def _block(
-    name: bytes,
-    kind: bytes,
-    mode: int,
-    uid: int,
-    gid: int,
-    size: int,
-    mtime: int,
-    link: bytes,
-    device: tuple[int, int],
-) -> bytes:
-    head = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0" % (name.ljust(100, b"\0"), mode, uid, gid, size, mtime)
-    tail, rest = _tail(kind, link, device)
-    return b"%b%06o\0 %b" % (head, _sum(head) + rest, tail)
-
-
-@functools.lru_cache(64)  # the same for all that is neither link nor device
-def _tail(kind: bytes, link: bytes, device: tuple[int, int]) -> tuple[bytes, int]:
-    """What follows a header's sum, and what it adds to that, in which the field for the sum itself counts as spaces."""
-    tail = b"%b%bustar\x0000%b%07o\0%07o\0%b" % (kind, link.ljust(100, b"\0"), bytes(64), *device, bytes(167))
-    return tail, _sum(tail[:256]) + _sum(tail[256:]) + 8 * 32
-
-
-def _sum(data: bytes) -> int:
-    """Of at most 256 bytes. Adler-32's lower half is that + 1, modulo 65521, which they cannot reach: five times faster
-    than sum()."""
-    return (zlib.adler32(data) & 0xFFFF) - 1
-
-
-def _time(nanoseconds: int) -> bytes:
-    """pax's decimal seconds."""
-    second, rest = divmod(abs(nanoseconds), 10**9)
-    text = b"%d.%09d" % (second, rest) if rest else b"%d" % second
-    text = text.rstrip(b"0") if rest else text
-    return b"-" + text if nanoseconds < 0 else text
-
-
-def _pax(path: bytes, extra: Mapping[bytes, bytes]) -> bytes:
-    data = b"".join(_record(key, extra[key]) for key in sorted(extra))
-    name = _short(b"PaxHeaders.0/" + path.rstrip(b"/").rpartition(b"/")[2][:80])
-    block = _block(name, b"x", 0o644, 0, 0, len(data), 0, b"", (0, 0))
-    return block + data + bytes(-len(data) % BLOCK)
-
-
-def _record(key: bytes, value: bytes) -> bytes:
-    """``length key=value\\n``, where the length counts its own digits."""
-    rest = len(key) + len(value) + 3
-    length = rest + len(str(rest))
-    if len(str(length)) > len(str(rest)):
-        length += 1
-    return b"%d %b=%b\n" % (length, key, value)

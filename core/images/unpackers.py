@@ -21,6 +21,9 @@ from core.store.paths import Instance
 T = TypeVar("T")
 _CODE = "import sys; sys.path[:0] = sys.argv[1:-3]; from core.images.unpack import main; main()"
 _MESSAGE = 65536
+# Workers at once, however many layers are under way: each has two threads, and where those of several share a processor
+# they only take its cache from each other. Two, that a layer which comes slowly holds up no other one.
+_WORKERS = max(2, min(4, len(os.sched_getaffinity(0))))
 _PACKAGES = ("core", "isal", "backports.zstd")
 
 
@@ -68,6 +71,7 @@ class Unpackers:
         self._last = 0
         self.held: list[int] = []  # descriptors of layers that must stay until :meth:`close` (Layers.hold)
         self._starting = asyncio.Lock()
+        self._free = asyncio.Semaphore(_WORKERS)
 
     async def start(self) -> None:
         """Start the server, if that is not done yet; takes about 30 ms, which are best spent beside something else."""
@@ -103,7 +107,7 @@ class Unpackers:
     async def unpack(
         self, fd: int, offset: int, size: int, staging: int, wake: int | None, progress: Callable[[int], None]
     ) -> Result:
-        """Unpack ``size`` bytes from ``offset`` of ``fd`` into the directory ``staging``.
+        """Unpack ``size`` bytes from ``offset`` of ``fd`` into the directory ``staging``, once a worker is free.
 
         :param size: -1 for a pipe, which is read to its end
         :param wake: read end of the pipe that tells of growth (see :class:`core.images.inflate.Source`), or None
@@ -111,7 +115,8 @@ class Unpackers:
         :raises WharfError: what the worker found; it has ended
         """
         fds = [fd, staging] if wake is None else [fd, staging, wake]
-        answer = await self._ask({"offset": offset, "size": size}, fds, progress)
+        async with self._free:
+            answer = await self._ask({"offset": offset, "size": size}, fds, progress)
         return Result(answer["blob"], answer["diffid"], answer["size"], answer["implied"])
 
     async def _ask(self, request: dict[str, int], fds: list[int], progress: Callable[[int], None]) -> dict[str, Any]:

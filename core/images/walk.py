@@ -80,6 +80,16 @@ def overlay_own(key: str) -> bool:
     return key.startswith(("trusted.overlay.", "user.overlay."))
 
 
+def has_attributes(fd: int) -> bool:
+    """Whether there may be anything for :func:`attributes` to find. :param fd: not one of :func:`pin`"""
+    try:
+        return bool(os.listxattr(fd))
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        return False
+
+
 def attributes(fd: int, what: bytes, *, pinned: bool = True) -> tuple[dict[str, bytes], bool]:
     """Extended attributes of a file, and whether overlayfs takes it for opaque.
 
@@ -139,7 +149,7 @@ def check_path(path: bytes) -> None:
 def names_in(fd: int) -> list[tuple[bytes, int]]:
     """(name, kind) of everything in the folder ``fd``, sorted by their bytes."""
     with os.scandir(fd) as entries:
-        return sorted((os.fsencode(entry.name), _kind(entry)) for entry in entries)
+        return sorted([(os.fsencode(entry.name), _kind(entry)) for entry in entries])
 
 
 def _listed(fd: int) -> Iterator[tuple[bytes, int]]:

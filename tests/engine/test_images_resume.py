@@ -10,9 +10,11 @@ import pytest
 from aiohttp import web
 
 from core.errors import Unavailable
+from core.images import unpackers
 from tests.engine.test_images_registry import BIG, big_blob, pair, refused, sample
 from tests.images_lab import finish, leftovers
 from tests.liar import send_part
+from tests.patience import patience
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="unpacking needs root"),
@@ -122,3 +124,35 @@ async def test_closing_cancels_and_keeps_what_can_be_resumed(tmp_path: Path) -> 
         assert images.content.part(big_blob(made)).stat().st_size == 1_000_000
         assert await finish(images.pull(f"{server.address}/app"))
         assert ("bytes=1000000-") in [headers.get("Range") for _, headers in server.seen]
+
+
+async def test_layers_arrive_while_no_worker_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpackers, "_WORKERS", 1)
+    made = sample()
+    data, small = made.blobs[big_blob(made)], made.layers[1]
+    there = b""
+    async with pair(tmp_path) as (server, images):
+        server.put(made)
+        part = images.content.part(small)
+
+        async def bend(request: web.Request) -> web.StreamResponse | None:
+            nonlocal there
+            if big_blob(made) not in request.path:
+                return None
+            response = web.StreamResponse()
+            response.content_length = len(data)
+            await response.prepare(request)
+            await response.write(data[:1_000_000])
+            async with asyncio.timeout(patience(20)):  # the one worker waits for the rest of this layer
+                while not part.exists() or part.stat().st_size < len(made.blobs[small]):
+                    await asyncio.sleep(0.01)
+            there = part.read_bytes()
+            await response.write(data[1_000_000:])
+            return response
+
+        server.bend = bend
+        upper, lower = images.layer_dirs(await finish(images.pull(f"{server.address}/app")))
+        assert there == made.blobs[small]
+        assert (lower / "d" / "big").read_bytes() == BIG
+        assert (upper / "d" / "small").read_bytes() == b"s"
+        assert not leftovers(images)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from core.images import fields, making, tarwrite
+from core.images import fields, headers, making, tar, tarwrite
 from core.images.partwriter import PartWriter
 
 
@@ -72,6 +72,24 @@ def test_a_layer_in_a_pipe_is_the_layer(tmp_path: Path) -> None:
         assert b"".join(found) == expected
         assert told == sorted(told)
         assert told[-1] == len(expected)
+
+
+def test_the_header_of_an_ordinary_file_is_what_any_file_has(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    second = 10**9
+    short = 0
+    for size in (0, 1, 0o77777777777, 0o77777777777 + 1):
+        with file.open("wb") as made:
+            made.truncate(size)
+        for time in (0, 1, 1_500 * second, 1_700_000_000_123_456_789, 1_700_000_000 * second + 10, -second, -1):
+            for name in (b"f", b"d/f", b"n" * 100, b"d/" + b"n" * 98, b"n" * 101, "é".encode(), b"\xff"):
+                file.chmod(0o4751 if size else 0o600)
+                os.utime(file, ns=(time, time))
+                status = file.stat()
+                found = headers.ordinary(name, status)
+                short += found is not None
+                assert found in (None, headers.header(name, tar.FILE, status, size, {}))
+    assert short == 3 * 5 * 4
 
 
 @pytest.mark.parametrize(

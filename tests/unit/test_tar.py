@@ -3,10 +3,13 @@ us and for whoever has checked it. What is expected here was measured with podma
 
 from __future__ import annotations
 
+import tarfile
+
 import pytest
 
 from core.errors import Corrupt
 from core.images import tar
+from tests import images as make
 from tests.engine.test_images_refused import END, pax, raw
 
 Found = list[tuple[bytes, int, bytes]]
@@ -67,3 +70,39 @@ def test_a_sparse_file_without_a_map_is_refused() -> None:
     chunks = iter([pax(*version) + raw(b"own") + END, b""])
     with pytest.raises(Corrupt, match="map is missing"):
         list(tar.Reader(tar.Stream(lambda: next(chunks))))
+
+
+def _everything(data: bytes) -> list[tuple[object, ...]]:
+    """All that the reader says about each entry; the error, where there is one."""
+    chunks = iter([data, b""])
+    stream = tar.Stream(lambda: next(chunks))
+    found: list[tuple[object, ...]] = []
+    try:
+        for entry in tar.Reader(stream):
+            found.append(tuple(getattr(entry, name) for name in tar.Entry.__slots__))
+            stream.skip(entry.size)
+    except Corrupt as error:
+        found.append((error.why,))
+    return found
+
+
+def test_ordinary_entries_are_read_as_the_long_way_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("f", "d/f", "d/.wh.f", "./f", ".f", "d//f", "../f", "/f", "d/", "n" * 100, "d/" * 60 + "f", "é", "m" * 101)
+    kinds = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE)
+    owners = ({}, {"uid": 1000, "gid": 7, "mode": 0o4755}, {"uid": 2**32 - 2}, {"uid": 2**32 - 1}, {"gid": 2**33})
+    times = (0, 1_700_000_000, 1_700_000_000.25, -1.5, 4e9, 5e9, 8e9, 9e9 + 0.5)
+    archives = []
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        for name in names:
+            archives += [make.tar(make.member(name, kind, linkname="to"), form=form) for kind in kinds]
+        archives += [make.tar(make.member("f", data=b"x" * size), form=form) for size in (1, 511, 512, 513)]
+        archives += [make.tar(make.member("f", **fields), form=form) for fields in owners]
+        archives += [make.tar(make.member("f", mtime=time), form=form) for time in times]
+    sizes = (b"00000000008\0", b"000000000009", b"00000000001 ", b"     000001 ", b"0000000_001\0", b"+0000000001\0")
+    archives += [raw(b"f", size=size) + bytes(512 + 1024) for size in sizes]
+    texts = (b"1700000000.5", b"1700000000", b"", b"abc", b"1\n0.5", b"5000000000.5", b"+1", b"-1.25", b"1.0000000001")
+    archives += [pax((b"mtime", text)) + raw(b"f") + END for text in texts]
+    found = [_everything(archive) for archive in archives]
+    assert sum(len(entries) == 1 and len(entries[0]) > 1 for entries in found) > len(archives) / 2
+    monkeypatch.setattr(tar.Reader, "_ordinary", lambda *_: None)
+    assert found == [_everything(archive) for archive in archives]
