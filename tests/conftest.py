@@ -22,6 +22,7 @@ from core.store.paths import Instance, find_instance
 from tests.imagemaker import busybox, busybox_archive
 from tests.instance import end_instance
 from tests.oci import Runtime
+from tests.shares import SHARE  # noqa: F401 - taken before any test counts descriptors
 from tests.world import assert_world, open_files
 
 # Begun first (see PYTEST in the Makefile): in the end no worker is left alone with a file that takes long.

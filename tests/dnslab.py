@@ -18,9 +18,11 @@ from core.dns.forward import Forwarder
 from core.dns.server import Server
 from core.dns.zone import Zone
 from core.supervise.loop import Loop
+from tests.patience import patience
 
 A, PTR, MX, TXT, AAAA, SVCB, ANY = 1, 12, 15, 16, 28, 64, 255
 CID = "c" * 64
+COMES = patience(30)  # seconds for an answer that must come
 
 
 def labels(name: str) -> bytes:
@@ -96,7 +98,7 @@ def _name(data: bytes, offset: int) -> tuple[str, int]:
     return ".".join(parts), end or offset + 1
 
 
-def over_udp(to: tuple[str, int], data: bytes, timeout: float = 5.0) -> Answer:
+def over_udp(to: tuple[str, int], data: bytes, timeout: float = COMES) -> Answer:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(timeout)
         sock.connect(to)
@@ -104,7 +106,7 @@ def over_udp(to: tuple[str, int], data: bytes, timeout: float = 5.0) -> Answer:
         return read(sock.recv(65535))
 
 
-def over_tcp(to: tuple[str, int], *packets: bytes, timeout: float = 5.0) -> list[Answer]:
+def over_tcp(to: tuple[str, int], *packets: bytes, timeout: float = COMES) -> list[Answer]:
     """Several questions on one connection, sent in one piece."""
     with socket.create_connection(to, timeout) as sock:
         sock.sendall(b"".join(len(data).to_bytes(2, "big") + data for data in packets))
@@ -149,11 +151,12 @@ def pair(address: str = "127.0.0.1") -> tuple[socket.socket, socket.socket]:
 
 @contextlib.contextmanager
 def serving(
-    run: Path, *, host: str = "/nonexistent", port: int = 53, timeout: float = 0.3, **options: Any
+    run: Path, *, host: str = "/nonexistent", port: int = 53, timeout: float = COMES / 2, **options: Any
 ) -> Iterator[tuple[str, int]]:
     """The resolver in a thread; where it listens. An exception in there fails the test.
 
     :param port: of the servers upstream
+    :param timeout: seconds for each of them: short only where a test has one that does not answer
     """
     udp, tcp = pair()
     ours, theirs = socket.socketpair()

@@ -17,6 +17,9 @@ from tests.patience import patience
 
 HOUSE = Path(__file__).resolve().parents[1]
 Config = dict[str, Any]
+# The host's ids of user namespaces here begin with this one. Not among those that useradd(8) gives to users: a test
+# with such a user, in another process, ends all that runs by its ids; nor among those that engines give to containers.
+MAPPED = 2_000_000_000
 
 
 def make_rootfs(folder: Path) -> Path:

@@ -16,14 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.patience import patience
+from tests.ports import free_port
 
 PROGRAM = "docker-registry"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)

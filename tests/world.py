@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -74,8 +75,8 @@ def _cgroups(inst: Instance) -> set[str]:
     found = set()
     for base in [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()]:
         for parent in (inst.cgroup, *parents):
-            if (folder := base / parent).is_dir():
-                names = {path.name for path in folder.iterdir() if path.is_dir()}
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # not there, or not any more
+                names = {path.name for path in (base / parent).iterdir() if path.is_dir()}
                 # Others may have groups below a parent that a user has named; ours are those of ids.
                 found |= names if parent == inst.cgroup else {name for name in names if len(name) == 64}
     return found
@@ -104,9 +105,9 @@ def _monitors(inst: Instance) -> dict[int, str]:
             continue
         try:
             title = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").split()
-            if title[:1] == ["wharf-monitor"] and any(link.startswith(ours) for link in _links_of(path)):
+            if title[0] == "wharf-monitor" and any(link.startswith(ours) for link in _links_of(path)):
                 found[int(path.name)] = title[1]
-        except OSError:
+        except (OSError, IndexError):  # gone; or a kernel thread, which has no title
             continue
     return found
 

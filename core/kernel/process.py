@@ -8,6 +8,7 @@ import errno
 import fcntl
 import functools
 import os
+import signal
 import struct
 import time
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ _KEYCTL_JOIN_SESSION_KEYRING = 1
 _PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, struct pidfd_info) with its first 64 bytes
 _PIDFD_INFO_EXIT = 1 << 3
 _PIDFD_INFO = struct.Struct("=QQ11Ii")
+_PF_EXITING = 0x4  # include/linux/sched.h
 
 
 def unshare(flags: int) -> None:
@@ -182,6 +184,27 @@ def is_running(pid: int, started: int) -> bool:
     """True while the process with that pid and :func:`start_time` lives; a zombie does not."""
     fields = _stat(pid)
     return fields is not None and int(fields[19]) == started and fields[0] not in (b"Z", b"X")
+
+
+def goes_on(pid: int, started: int) -> bool:
+    """Like :func:`is_running`, but False already once the process has been killed or has begun to end: on a busy host
+    it may be a while until it is gone. Of one with a single thread: what is asked is the first one."""
+    fields = _stat(pid)
+    if fields is None or int(fields[19]) != started or fields[0] in (b"Z", b"X") or int(fields[6]) & _PF_EXITING:
+        return False
+    # SIGKILL wakes whoever sleeps: one that does has none.
+    return fields[0] == b"S" or not _is_killed(pid)
+
+
+def _is_killed(pid: int) -> bool:
+    """Is SIGKILL among the pending signals? Sent to the whole process it stays there to the end."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            lines = file.read().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    pending = [int(line[8:], 16) for line in lines if line.startswith((b"SigPnd:\t", b"ShdPnd:\t"))]
+    return any(bits & 1 << signal.SIGKILL - 1 for bits in pending)
 
 
 def open_pidfd(pid: int, started: int) -> int | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal as signals
 
 from core import cgroups
-from core.errors import Conflict, InvalidArgument, Timeout
+from core.errors import Conflict, InvalidArgument, Timeout, WharfError
 from core.model import State
 from core.ops import records
 from core.ops.context import Context
@@ -48,6 +49,10 @@ async def kill(ctx: Context, ref: str, signal: str = "KILL") -> None:
             raise Conflict(f"cannot kill {record.name}", f"it is {record.saved.state.value}", object_id=cid)
         if number == signals.SIGKILL:
             await end_now(ctx, record, run)
+            # Its ports and addresses are free when we answer. Where one cannot be given back (or the container was made
+            # with --rm, and has gone) it is dead all the same; whoever comes next tries again.
+            with contextlib.suppress(WharfError, OSError):
+                await settle(ctx, cid)
         else:
             await client.deliver(ctx.inst, cid, run, number)
     ctx.tell("container", "kill", cid, name=record.name, signal=str(number))

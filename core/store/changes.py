@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from core.errors import Unavailable
 from core.model.event import Event
@@ -38,15 +39,24 @@ def parse(line: bytes) -> Event | None:
 
 def past(path: Path, since: float = 0.0) -> Iterator[Event]:
     """The events still kept, oldest first."""
-    for name in (path.with_name("events.1"), path):
-        try:
-            lines = name.read_bytes().splitlines()
-        except FileNotFoundError:
-            continue
-        for line in lines:
+    for data in _files(path):
+        for line in data.splitlines():
             event = parse(line)
             if event and event.time >= since:
                 yield event
+
+
+def _files(path: Path) -> list[bytes]:
+    """What is in the older file and in the one in use."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            found: list[BinaryIO] = []
+            # The one in use first: were it renamed after a look at the older one, its lines would be in neither.
+            for name in (path, path.with_name("events.1")):
+                with contextlib.suppress(FileNotFoundError):
+                    found.insert(0, stack.enter_context(open(name, "rb")))
+            if len(found) < 2 or not os.path.sameopenfile(found[0].fileno(), found[1].fileno()):
+                return [file.read() for file in found]
 
 
 class Watch:

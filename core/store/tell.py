@@ -5,6 +5,7 @@ Apart from the reading side because every monitor writes events: nothing heavier
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -32,7 +33,8 @@ def _rotate(path: str) -> None:
     lock = os.open(os.path.join(folder, "events.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.stat(path).st_size > LIMIT:  # else another process has just done it
-            os.rename(path, os.path.join(folder, "events.1"))
+        with contextlib.suppress(FileNotFoundError):  # another process has just done it, and nobody written since
+            if os.stat(path).st_size > LIMIT:
+                os.rename(path, os.path.join(folder, "events.1"))
     finally:
         os.close(lock)

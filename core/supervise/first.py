@@ -61,12 +61,7 @@ def start(
 
     try:
         monitor.follow(child, outputs, reply, None, meanwhile)
-        monitor.start_health()
-        # The state before the answer: whoever is told that it runs can also see it. A start without it fails.
-        write_state(rundir.path, monitor.state)
-        # Here, not in the engine: this process tells the end as well, so that the two never change places.
-        monitor.tell("start")
-        send(reply, {"started": {name: getattr(monitor.state, name) for name in Started._fields}})
+        _announce(monitor, rundir, reply)
     except (OSError, WharfError) as error:
         monitor.rundir = rundir
         monitor.undo()
@@ -76,6 +71,18 @@ def start(
     child.bury()
     monitor.loop.watch(reply.fileno(), lambda events: _confirmed(monitor, reply))
     return monitor
+
+
+def _announce(monitor: Monitor, rundir: RunDir, reply: socket.socket) -> None:
+    """It runs: all that who hears of it may look at or rely on, then the answer."""
+    # Whoever has the answer may kill this process, and the next one needs the terminal and the ports.
+    monitor.give_to_launcher(starting=True)
+    monitor.start_health()
+    # Whoever is told that it runs can also see it. A start without it fails.
+    write_state(rundir.path, monitor.state)
+    # Here, not in the engine: this process tells the end as well, so that the two never change places.
+    monitor.tell("start")
+    send(reply, {"started": {name: getattr(monitor.state, name) for name in Started._fields}})
 
 
 def title_of(launch: Launch) -> str:
@@ -181,7 +188,9 @@ def _confirmed(monitor: Monitor, reply: socket.socket) -> None:
         confirmed = bool(reply.recv(4096))
     except OSError:
         confirmed = False
-    reply.close()
-    if not confirmed and not monitor.finished:
-        monitor.undo()
-        monitor.loop.stop()
+    try:
+        if not confirmed and not monitor.finished:
+            monitor.undo()
+            monitor.loop.stop()
+    finally:
+        reply.close()  # not before: who has given the start up waits until it is undone

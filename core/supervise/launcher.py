@@ -24,6 +24,7 @@ from core.kernel import libc, memory, process
 from core.kernel.clone import can_fork_into
 from core.runtime import defaults, mountopts
 from core.supervise import adopt, tasks
+from core.supervise.copies import SETTLED
 from core.supervise.first import title_of
 from core.supervise.forked import answer, become_monitor, wait_for_work, watch_first
 from core.supervise.keeper import Keeper
@@ -81,6 +82,9 @@ class Launcher:
         self._spare: tuple[int, socket.socket] | None = None  # a monitor without a container: its pid, our line to it
         self._example = b""  # the last launch
         self._pages: memory.Pages = ()  # of a monitor's memory: those that a start writes to
+        # Forked, and perhaps not there yet where they close what is not theirs: a pipe to each. And who waits for that.
+        self._young: set[int] = set()
+        self._owed: list[int] = []
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._idle = self._loop.after(IDLE, self._maybe_leave)
         self._keeper = Keeper(self._loop)
@@ -160,11 +164,24 @@ class Launcher:
     def _fork(self, keep: set[int], work: Callable[[socket.socket], None]) -> tuple[int, socket.socket]:
         """:returns: pid of the new monitor, and our end of the line to it"""
         ours, theirs = socket.socketpair()
+        young, grown = os.pipe2(os.O_CLOEXEC)
         pid = os.fork()
         if pid == 0:
             become_monitor({theirs.fileno(), *keep}, lambda: work(theirs))
         theirs.close()
+        os.close(grown)
+        self._young.add(young)
+        self._loop.watch(young, lambda events: self._grown(young), 0)  # of its end one always hears
         return pid, ours
+
+    def _grown(self, young: int) -> None:
+        """One that was forked has closed all that is ours."""
+        self._loop.unwatch(young)
+        os.close(young)
+        self._young.discard(young)
+        if not self._young:
+            close_all(self._owed)
+            self._owed.clear()
 
     def _watch(self, guard: Guard) -> None:
         assert guard.line is not None
@@ -174,7 +191,7 @@ class Launcher:
         self._loop.watch(guard.line.fileno(), lambda events: self._told(guard))
 
     def _told(self, guard: Guard) -> None:
-        """A monitor gives copies of its descriptors (all of them, each time)."""
+        """A monitor gives copies of its descriptors (all of them, each time); see :mod:`core.supervise.copies`."""
         assert guard.line is not None
         try:
             message, fds = receive(guard.line)
@@ -184,8 +201,10 @@ class Launcher:
         close_all(list(guard.kept.values()))
         guard.kept = dict(zip(cast("list[str]", message["keep"]), fds, strict=True))
         guard.container, guard.status = cast(int, message["pid"]), None
+        if (settled := guard.kept.pop(SETTLED, None)) is not None:
+            (self._owed.append if self._young else os.close)(settled)
         self._pages = self._pages or cast(memory.Pages, message.get("pages", ()))
-        if self._spare is None and self._example:
+        if self._spare is None and self._example and "starting" not in message:
             self._loop.after(_PAUSE, self._make_spare)
 
     def _children_ended(self) -> None:
@@ -267,15 +286,19 @@ class Launcher:
         self._loop.watch(pidfd, lambda events: self._stranger_ended(guard))
 
     def _ask_for_copies(self, guard: Guard) -> None:
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(_PATIENCE)
-            try:
-                connect(sock, os.path.join(guard.launch.run_dir, CONTROL))
-                send(sock, {"op": "keep"})
-                message, fds = receive(sock)
-                guard.kept = dict(zip(cast("list[str]", message["names"]), fds, strict=True))
-            except (OSError, EOFError, WharfError):
-                pass  # it is about to leave, or it will be replaced with what can be found in /proc
+        """And for those of all that changes from then on: the connection becomes the line from the monitor."""
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(_PATIENCE)
+        try:
+            connect(sock, os.path.join(guard.launch.run_dir, CONTROL))
+            send(sock, {"op": "keep"})
+            message, fds = receive(sock)
+        except (OSError, EOFError, WharfError):
+            sock.close()  # it is about to leave, or it will be replaced with what can be found in /proc
+            return
+        guard.kept = dict(zip(cast("list[str]", message["names"]), fds, strict=True))
+        guard.line = sock
+        self._loop.watch(sock.fileno(), lambda events: self._told(guard))
 
     def _stranger_ended(self, guard: Guard) -> None:
         # Not our child, so its exit code is not ours to see; one that left in order has removed its folder.

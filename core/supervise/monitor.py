@@ -24,10 +24,11 @@ from core.store.tell import append
 from core.supervise import resolver, tasks
 from core.supervise.carriers import Carriers
 from core.supervise.child import Process
+from core.supervise.copies import give
 from core.supervise.fate import wait_status
 from core.supervise.loop import Loop
 from core.supervise.paper import Paper
-from core.supervise.protocol import Launch, Message, send
+from core.supervise.protocol import HELD, OWN, Launch
 from core.supervise.pump import Pump
 from core.supervise.records import ExitRecord, RunState
 from core.supervise.release import release
@@ -120,6 +121,7 @@ class Monitor:
         if self.rundir is not None:
             # Without it another monitor is at work, and the cgroup is that one's.
             self.runtime.clear(kill=True)
+            self._close_kept()
             self.rundir.remove()
         self.finished = True
 
@@ -159,6 +161,9 @@ class Monitor:
             started=time.time(),
             restarts=self.restarts.count,
         )
+        # For its next run: others may have joined it by then. Now, because it may be killed as soon as anyone knows it.
+        if "netns" not in self.kept and (made := tasks.own_network(self.launch, self.config, child.pid)) is not None:
+            self.kept["netns"] = made
 
     def attend(self, pages: memory.Pages = ()) -> None:
         """From here on its streams are moved, its end is seen, and the launcher has what another monitor would need.
@@ -168,11 +173,6 @@ class Monitor:
         self.open_streams()
         self.watch_end()
         self.carriers.start()
-        if (
-            "netns" not in self.kept
-            and (made := tasks.own_network(self.launch, self.config, self.state.pid)) is not None
-        ):
-            self.kept["netns"] = made  # for its next run: others may have joined it by then
         self.give_to_launcher(pages)
 
     def open_streams(self) -> None:
@@ -186,14 +186,9 @@ class Monitor:
     def watch_end(self) -> None:
         self.loop.watch(self.pidfd, lambda events: self._ended())
 
-    def give_to_launcher(self, pages: memory.Pages = ()) -> None:
-        """Have the launcher hold copies of what another monitor would need."""
-        names = list(self.kept)
-        message: Message = {"keep": names, "pid": self.state.pid, **({"pages": pages} if pages else {})}
-        try:
-            send(self.store, message, [self.kept[name] for name in names])
-        except OSError:
-            pass  # the launcher was killed; a new one asks for them (see Control's "keep")
+    def give_to_launcher(self, pages: memory.Pages = (), *, settled: bool = False, starting: bool = False) -> None:
+        """Have the launcher hold copies of what another monitor would need; see :func:`core.supervise.copies.give`."""
+        give(self.store, self.kept, self.state.pid, pages, settled=settled, starting=starting)
 
     def _input_ended(self) -> None:
         fd = self.kept.pop("stdin", None)
@@ -326,20 +321,25 @@ class Monitor:
         self.finished = True
         self._stop_serving()
         self.pump.finish({"exit": self.last_code})
+        self._close_kept()
         # The folder goes before anyone is told: whoever starts the container again must not meet its remains. But not
         # while it holds what is nowhere else.
         if self.rundir is not None and not self.paper.owes:
             self.rundir.remove()
         self._tell_death()
-        for fd in self.kept.values():
-            os.close(fd)
-        self.kept = {}
-        # The launcher's copies go now, not when we leave: they keep the network namespace, and with it the wire, alive.
-        self.give_to_launcher()
         release(self.launch)
         # Commands run inside are reported, and slow clients served, for a little while.
         self._leave_at = time.monotonic() + _LAST_WORDS
         self._stop_when_idle()
+
+    def _close_kept(self) -> None:
+        """The launcher's copies go now, not when we leave: they keep the network namespace, and with it the wire,
+        alive. And before the folder, for which engines wait: the ports are free for whoever is told of the end."""
+        ports = any(name.startswith((HELD, OWN)) for name in self.kept)
+        for fd in self.kept.values():
+            os.close(fd)
+        self.kept = {}
+        self.give_to_launcher(settled=ports)
 
     def _settled(self) -> None:
         """The disk takes something again, and the exit record is in its place."""

@@ -42,7 +42,8 @@ First message to a **monitor** (``$RUN/c/ID/ctl.sock``)::
                                            be kept from now on, and those that are not needed any more; with "only": […]
                                            all but these
     {"op": "resolve"}                      → {"ok": true}; it is on a user-defined network now, and needs a resolver
-    {"op": "keep"}                         → {"names": […]} + descriptors: a new launcher asks for what it guards
+    {"op": "keep"}                         → {"names": […]} + descriptors: a new launcher asks for what it guards; the
+                                           connection takes the place of the line to the old one
 
 Lengths are checked on both sides (CVE-2021-43784).
 """
@@ -76,6 +77,7 @@ _LAUNCH = b', "launch": '
 CHECKPOINT = "checkpoint"  # name of the descriptor of the one to start from (see core.supervise.restoring)
 JOINED = "ns."  # before the type of a namespace that is another's, in the name of its descriptor
 HELD = "hold "  # before protocol, address and port, in the name of a socket that reserves a host port
+OWN = "own "  # the same, of one that a monitor has made itself, for the proxy
 SHM = "shm"  # name of the mount namespace whose /dev/shm is shared
 
 Message = dict[str, object]

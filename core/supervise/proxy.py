@@ -21,6 +21,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
+from core.supervise.copies import SETTLED
 from core.supervise.loop import READ, WRITE, Loop
 from core.supervise.protocol import receive
 from core.supervise.proxy_udp import Datagrams
@@ -341,6 +342,8 @@ class Proxy:
         for key in self._ports.keys() - wanted.keys():
             self._ports.pop(key).close()
         given = dict(zip(cast("list[str]", message["given"]), fds, strict=True))
+        if SETTLED in given:
+            os.close(given.pop(SETTLED))
         for key, order in wanted.items():
             fd = given.pop(str(order["name"]), None)
             if key in self._ports:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import time
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, NoReturn, cast
 
 from core.kernel import libc, netns, process
 from core.supervise import proxy, uplink
-from core.supervise.protocol import send
+from core.supervise.copies import SETTLED, until_settled
+from core.supervise.protocol import OWN, send
 
 if TYPE_CHECKING:
     from core.supervise.monitor import Monitor
@@ -27,6 +29,7 @@ _LINE, _PIDFD = "proxy-line", "proxy-pidfd"  # among the monitor's descriptors
 _FEW = 32  # ports whose sockets a monitor makes itself, until somebody calls
 _PAUSE, _LONGEST = 0.1, 5.0  # seconds before one that has ended is replaced; doubled where it fails again and again
 _STEADY = 10.0  # seconds: who has lived that long did not fail at once
+_DYING = 1.0  # seconds that one may take to go after SIGKILL: its ports are free then
 _TOLD = 3  # the failure in a row of which an event tells
 _WHY = 300  # bytes of what it was
 
@@ -47,11 +50,12 @@ class Proxying:
         """All that it is to listen on from now on."""
         if list(orders) == self._orders:
             return
+        gone = [order for order in self._orders if order not in orders]
         self._orders = list(orders)
         with contextlib.suppress(OSError):
             self._save()
         if _PIDFD in self._monitor.kept:
-            self._tell()
+            self._tell(settled=bool(gone))
         else:
             self._arm()
 
@@ -143,13 +147,19 @@ class Proxying:
         self._tell()
         monitor.loop.watch(monitor.kept[_PIDFD], lambda events: self._ended())
 
-    def _tell(self) -> None:
-        """What to listen on, with the sockets that there are for it; the others it tries to bind itself."""
+    def _tell(self, *, settled: bool = False) -> None:
+        """What to listen on, with the sockets that there are for it; the others it tries to bind itself.
+
+        :param settled: wait until it listens on nothing else
+        """
         kept = self._monitor.kept
         self._bind()
-        given = [str(order["name"]) for order in self._orders if order["name"] in kept]
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(kept[_LINE])) as line:
-            send(line, {"ports": self._orders, "given": given}, [kept[name] for name in given])
+        given = {str(order["name"]): kept[str(order["name"])] for order in self._orders if order["name"] in kept}
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            if settled:
+                given[SETTLED] = stack.enter_context(until_settled())
+            line = stack.enter_context(socket.socket(fileno=os.dup(kept[_LINE])))
+            send(line, {"ports": self._orders, "given": list(given)}, list(given.values()))
 
     def _bind(self) -> bool:
         """Here, in the host's network, where the proxy of an ordinary user is not: it is in that of the containers.
@@ -157,7 +167,7 @@ class Proxying:
         network too."""
         kept = self._monitor.kept
         wanted = {str(order["name"]): order for order in self._orders}
-        for name in [name for name in kept if name.startswith("own ") and name not in wanted]:
+        for name in [name for name in kept if name.startswith(OWN) and name not in wanted]:
             os.close(kept.pop(name))
         if len(wanted) > _FEW and not self._monitor.launch.uplink:
             return False
@@ -200,8 +210,12 @@ class Proxying:
             self._monitor.give_to_launcher()
 
     def _reap(self, pidfd: int) -> None:
-        with contextlib.suppress(ChildProcessError):  # a proxy that an earlier monitor has made: the launcher reaps it
+        try:
             os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        except ChildProcessError:  # a proxy that an earlier monitor has made: the launcher reaps it
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            poll.poll(_DYING * 1000)
 
 
 def _load(path: str) -> list[proxy.Order]:

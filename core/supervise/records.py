@@ -140,7 +140,9 @@ def _read(path: str | os.PathLike[str]) -> dict[str, object] | None:
 
 
 def monitor_alive(state: RunState) -> bool:
-    return process.is_running(state.monitor_pid, state.monitor_start)
+    """False also for one that was killed a moment ago and is not gone yet: whoever took it for alive would leave its
+    container to nobody."""
+    return process.goes_on(state.monitor_pid, state.monitor_start)
 
 
 def alive(state: RunState) -> bool:

@@ -13,7 +13,7 @@ from core.runtime.defaults import Json
 from core.supervise.child import Process
 from core.supervise.control import Control
 from core.supervise.health import Health
-from core.supervise.protocol import HELD, Launch, Message, send
+from core.supervise.protocol import HELD, Launch, Message, close_all, send
 from core.supervise.restart import Restarts
 
 if TYPE_CHECKING:
@@ -85,9 +85,13 @@ class Service:
             self.health.resume(monitor.state.health, monitor.state.failing_streak)
 
     def _keep(self, message: Message, sock: socket.socket) -> bool:
-        kept = self._monitor.kept
-        send(sock, {"names": list(kept), "pid": self._monitor.state.pid}, list(kept.values()))
-        return False
+        """By a new launcher, which hears of all that changes from now on."""
+        monitor = self._monitor
+        send(sock, {"names": list(monitor.kept), "pid": monitor.state.pid}, list(monitor.kept.values()))
+        monitor.store.close()
+        monitor.store = sock
+        sock.settimeout(None)
+        return True
 
     def _ports(self, message: Message, fds: list[int]) -> None:
         kept = self._monitor.kept
@@ -97,10 +101,11 @@ class Service:
         gone = set(cast("list[str]", message["drop"]))
         if "only" in message:
             gone |= {name for name in kept if name.startswith(HELD)} - set(cast("list[str]", message["only"]))
-        for name in gone & kept.keys():
-            os.close(kept.pop(name))
+        closed = [kept.pop(name) for name in gone & kept.keys()]
         self._monitor.carriers.serve(cast("list[Order]", message["serve"]))
-        self._monitor.give_to_launcher()
+        close_all(closed)
+        # Who is told that a port is closed may take it for another program.
+        self._monitor.give_to_launcher(settled=bool(closed))
 
     def _resolve(self, message: Message, sock: socket.socket) -> bool:
         try:

@@ -32,7 +32,10 @@ UPLINK = "198.51.100.1"  # the host's address there
 OUTSIDE6, UPLINK6 = "2001:db8:51::2", "2001:db8:51::1"  # RFC 3849
 
 
-def run_inside(namespace: int | None, work: Callable[..., Any], *args: object, seconds: int = 20) -> Any:
+COMES = patience(10)  # seconds for an answer that has to come; who is to get none says how long that is waited for
+
+
+def run_inside(namespace: int | None, work: Callable[..., Any], *args: object, seconds: float = 2 * COMES) -> Any:
     """``work(*args)`` in a forked child inside the namespace (``None``: the host's); its result goes through JSON.
 
     :param seconds: after which the child is ended
@@ -43,7 +46,7 @@ def run_inside(namespace: int | None, work: Callable[..., Any], *args: object, s
     pid = os.fork()
     if pid == 0:
         try:
-            signal.alarm(seconds)
+            signal.setitimer(signal.ITIMER_REAL, seconds)
             if namespace is not None:
                 netns.enter(namespace)
             try:
@@ -60,21 +63,21 @@ def run_inside(namespace: int | None, work: Callable[..., Any], *args: object, s
     return json.loads(data) if data else "error:died"
 
 
-def ask_tcp(host: str, port: int, timeout: float = 2.0) -> str:
+def ask_tcp(host: str, port: int, timeout: float = COMES) -> str:
     """Connect; the server answers with the address from which it was called."""
     with socket.create_connection((host, port), timeout) as peer:
         return peer.recv(100).decode()
 
 
-def ask_udp(host: str, port: int, timeout: float = 2.0, source_port: int = 0) -> str:
+def ask_udp(host: str, port: int, timeout: float = COMES, source_port: int = 0, question: bytes = b"who am I") -> str:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.settimeout(timeout)
         peer.bind(("", source_port))
-        peer.sendto(b"who am I", (host, port))
+        peer.sendto(question, (host, port))
         return peer.recv(100).decode()
 
 
-def ping(host: str, timeout: float = 2.0) -> bool:
+def ping(host: str, timeout: float = COMES) -> bool:
     """One ICMP echo (RFC 792)."""
     head = struct.pack("!BBHHH", 8, 0, 0, os.getpid() & 0xFFFF, 1)
     total = sum(struct.unpack("!4H", head))
@@ -82,7 +85,7 @@ def ping(host: str, timeout: float = 2.0) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
         raw.settimeout(timeout)
         raw.sendto(head, (host, 0))
-        end = time.monotonic() + patience(timeout)
+        end = time.monotonic() + timeout
         while time.monotonic() < end:
             packet, peer = raw.recvfrom(200)
             if peer[0] == host and packet[20] == 0:
@@ -236,7 +239,7 @@ def left_over(inst: Instance) -> list[str]:
     return found
 
 
-def soon(check: Callable[[], bool], seconds: float = 2.0) -> bool:
+def soon(check: Callable[[], bool], seconds: float = 20.0) -> bool:
     """Wait until ``check()`` holds."""
     end = time.monotonic() + patience(seconds)
     while not check():

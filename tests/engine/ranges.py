@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
-_OWN = 130 + os.getpid() % 60
+from tests.shares import SHARE
 
 
 def range4(number: int) -> str:
     """The ``number``-th /24 of this process, as its first three parts: ``10.131.7``."""
-    return f"10.{_OWN}.{number}"
+    return f"10.{130 + SHARE}.{number}"
 
 
 def range6(number: int) -> str:
     """The ``number``-th /64 of this process, without its closing ``::``."""
-    return f"fd00:{os.getpid() % 0xFFFF:x}:{number}"
+    return f"fd00:7e57:{SHARE}:{number}"

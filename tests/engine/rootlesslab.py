@@ -31,7 +31,7 @@ async def main() -> None:
     await engine.close()
 asyncio.run(main())
 """
-SERVE = "while :; do echo hello | nc -l -p 80; done"
+SERVE = "exec nc -ll -p 80 -e echo hello"  # it listens all the time, also between two callers
 
 
 # -- who
@@ -114,7 +114,7 @@ def tools_of(person: Person) -> list[str]:
 
 
 # -- what they have running
-def wait_for(what: str, found: Callable[[], object], seconds: float = 15.0) -> None:
+def wait_for(what: str, found: Callable[[], object], seconds: float = 30.0) -> None:
     limit = time.monotonic() + patience(seconds)
     while not found():
         assert time.monotonic() < limit, what
@@ -138,12 +138,12 @@ def launcher(person: Person) -> int:
 
 
 # -- traffic
-def ask(port: int, host: str = "127.0.0.1", data: bytes = b"", seconds: float = 15.0) -> bytes:
+def ask(port: int, host: str = "127.0.0.1", data: bytes = b"", seconds: float = 30.0) -> bytes:
     """What a server says until it closes; it may need a moment to be there."""
     limit = time.monotonic() + patience(seconds)
     while True:
         try:
-            with socket.create_connection((host, port), timeout=5) as sock:
+            with socket.create_connection((host, port), timeout=patience(10)) as sock:
                 sock.sendall(data)
                 sock.shutdown(socket.SHUT_WR)
                 if said := b"".join(iter(lambda: sock.recv(65536), b"")):
@@ -179,9 +179,12 @@ def host_server(address: str) -> Iterator[int]:
             thread.join()
 
 
-def call(address: str, port: int) -> tuple[str, ...]:
-    """What a container runs to hear what a server says."""
-    return "sh", "-c", f"timeout 5 nc -w 3 {address} {port} || true"
+def call(address: str, port: int, seconds: int = 3) -> tuple[str, ...]:
+    """What a container runs to hear what a server says.
+
+    :param seconds: for each step; few where it is to hear nothing, or may call again
+    """
+    return "sh", "-c", f"timeout {2 * seconds} nc -w {seconds} {address} {port} || true"
 
 
 def own_address() -> str:

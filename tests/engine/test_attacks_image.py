@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests import imagemaker
 from tests.engine.test_attacks import CORE_PATTERN, fingerprint
 from tests.engine.test_lifecycle import output, run
 from tests.images import directory, member, symlink, tar
+from tests.patience import patience
 
 Member = tuple[tarfile.TarInfo, bytes]
 
@@ -51,7 +53,7 @@ async def test_entrypoint_runs_the_runtime_again(engine: Engine, tmp_path: Path)
     box = await engine.create(ContainerSpec(ref))
     try:
         await engine.start(box.id)
-        await asyncio.wait_for(engine.wait(box.id), 20)
+        await asyncio.wait_for(engine.wait(box.id), patience(20))
     except errors.StartFailed:
         pass
     assert "the interpreter of the host" not in await output(engine, box.id)
@@ -158,11 +160,11 @@ async def test_user_files_that_are_traps(engine: Engine, tmp_path: Path, kind: s
     ref = await load(engine, tmp_path, *base(without=("etc/passwd",)), PASSWD[kind])
     box = await engine.create(ContainerSpec(ref, command=("id", "-u"), user="app"))
     with pytest.raises(errors.WharfError, match="unknown user"):
-        await asyncio.wait_for(engine.start(box.id), 10)
+        await asyncio.wait_for(engine.start(box.id), patience(20))
     # Numbers and root need no file.
     own = ("grep", "Uid", "/proc/self/status")  # not `id`, which would read that file itself
-    assert (await asyncio.wait_for(run(engine, ref, *own, user="5"), 10))[1] == ["Uid:\t5\t5\t5\t5"]
-    assert (await asyncio.wait_for(run(engine, ref, *own), 10))[1] == ["Uid:\t0\t0\t0\t0"]
+    assert (await asyncio.wait_for(run(engine, ref, *own, user="5"), patience(20)))[1] == ["Uid:\t5\t5\t5\t5"]
+    assert (await asyncio.wait_for(run(engine, ref, *own), patience(20)))[1] == ["Uid:\t0\t0\t0\t0"]
 
 
 async def test_user_of_the_image_that_is_none(engine: Engine, tmp_path: Path) -> None:
@@ -228,7 +230,7 @@ async def test_odd_configurations_do_no_harm(engine: Engine, tmp_path: Path, kin
     try:
         ref = await load(engine, tmp_path, *base(), config={"Cmd": ["sleep", "60"], **ODD[kind]})
         box = await engine.create(ContainerSpec(ref, publish_all=True))
-        await asyncio.wait_for(engine.start(box.id), 10)
+        await asyncio.wait_for(engine.start(box.id), patience(20))
         session = await engine.exec(box.id, ExecSpec(("true",)))
         code = await session.wait()
         await session.close()
@@ -251,12 +253,13 @@ async def test_health_checks_of_an_image_leave_the_host_some_time(engine: Engine
         await engine.start(box.id)
     except errors.InvalidArgument:
         return  # refused: as good
+    begun = time.monotonic()
     await asyncio.sleep(2)
-    session = await engine.exec(box.id, ExecSpec(("sh", "-c", "wc -l < /count || echo 0")))
+    session = await engine.exec(box.id, ExecSpec(("sh", "-c", "(wc -l </count) 2>/dev/null || echo 0")))
     chunk = await session.read()
     await session.close()
     assert chunk is not None
-    assert int(chunk[1].split()[0]) <= 20
+    assert int(chunk[1].split()[0]) <= 10 * (time.monotonic() - begun)
 
 
 async def test_labels_of_ours_are_dropped(engine: Engine, tmp_path: Path) -> None:

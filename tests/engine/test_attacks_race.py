@@ -23,9 +23,10 @@ from tests.engine.test_attacks import CORE_PATTERN
 from tests.engine.test_oci_config import mounting
 from tests.imagemaker import busybox
 from tests.oci import Runtime, save
+from tests.patience import patience
 
 pytestmark = [needs_root, pytest.mark.skipif(busybox() is None, reason="needs busybox-static from Debian")]
-SECONDS = 1.5
+SECONDS, ENOUGH = 1.5, 100
 
 
 @pytest.fixture(scope="session")
@@ -122,8 +123,9 @@ def test_thousands_of_rounds(tmp_path: Path, canary: Path, swapper: Path, work: 
     def rounds() -> str:
         root = os.open(tmp_path / "root", os.O_PATH | os.O_DIRECTORY)
         well = failed = 0
-        end = time.monotonic() + SECONDS
-        while time.monotonic() < end:
+        begun = time.monotonic()
+        # Longer where others have the processors: until both have been met often.
+        while (passed := time.monotonic() - begun) < SECONDS or (min(well, failed) <= ENOUGH and passed < patience(30)):
             try:
                 work(root)
                 well += 1
@@ -134,8 +136,8 @@ def test_thousands_of_rounds(tmp_path: Path, canary: Path, swapper: Path, work: 
     with swapping(swapper, (shared / "a", shared / "l"), (shared / "d", shared / "m")):
         said = in_a_child(rounds)
     well, failed = (int(word) for word in said.split())
-    assert well > 100, said
-    assert failed > 100, said  # the link was met, too
+    assert well > ENOUGH, said
+    assert failed > ENOUGH, said  # the link was met, too
 
 
 # -- whole containers

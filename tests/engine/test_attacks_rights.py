@@ -25,6 +25,7 @@ from tests.engine.test_lifecycle import output, run, sleeper
 from tests.engine.test_oci_config import mounting, namespaced
 from tests.images import member, symlink
 from tests.oci import Config, Runtime, save
+from tests.patience import patience
 from tests.seccomp_lab import Agent, profile
 
 pytestmark = needs_root
@@ -210,7 +211,7 @@ def test_the_listener_goes_to_the_agent_alone(runtime: Runtime, no_new_privs: bo
     """Who holds it may let every call pass: it must not be in the container, nor be lost on the way."""
     notify = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"}
     agent = Agent(str(runtime.base / "agent"))
-    agent.server.settimeout(20)
+    agent.server.settimeout(patience(20))
 
     def bundle(path: Path, *argv: str) -> Config:
         _, config = runtime.bundle("box", *argv, noNewPrivileges=no_new_privs)

@@ -125,7 +125,8 @@ def test_counters_are_the_kernels(path: str, tmp_path: Path) -> None:
     assert found["memory"]["raw"]["pgfault"] > 0
     assert found["pids"] == {"current": 1, "limit": 44}
     if not ON_V2:
-        assert sum(usage["percpu"]) == pytest.approx(usage["total"], rel=0.1)
+        # Read one after the other of a process that goes on.
+        assert usage["total"] <= sum(usage["percpu"]) <= sample.cpu_ns
         assert found["cpuset"]["cpus"] == [0]
     if os.path.exists("/proc/pressure/cpu"):
         assert set(found["memory"]["psi"]["some"]) == {"avg10", "avg60", "avg300", "total"}
@@ -149,14 +150,14 @@ def test_the_oom_killer_is_heard_of(path: str) -> None:
         assert poll.poll(50) == []
         assert watch.news() == 0
         assert run(path, lambda: len(bytearray(64 * MIB)) and 0) == 9
-        assert poll.poll(5000)
+        assert poll.poll(patience(5) * 1000)
         end = time.monotonic() + patience(5)
         while (killed := watch.news()) == 0:
             assert time.monotonic() < end
         assert killed == 1
         assert watch.news() == 0
         cgroups.remove(path)
-        assert poll.poll(5000)
+        assert poll.poll(patience(5) * 1000)
         assert watch.news() is None
     with pytest.raises(NotFound):
         cgroups.oom_watch(path)

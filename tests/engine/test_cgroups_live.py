@@ -33,6 +33,7 @@ from tests.engine.cgrouplab import (
     value,
     worker,
 )
+from tests.engine.netlab import soon
 from tests.patience import patience
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the cgroup tree is root's")
@@ -254,7 +255,7 @@ def test_reads_are_throttled_and_let_go(path: str, tmp_path: Path) -> None:
     with worker(path, seconds) as take:
         assert take() >= 7
         cgroups.update(path, rate(0))
-        assert take() < 7
+        assert soon(lambda: take() < 7, 20)  # a disk that others use is slow now and then
 
 
 def test_block_weights(path: str) -> None:

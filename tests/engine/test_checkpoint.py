@@ -30,6 +30,8 @@ from core.store.paths import Instance
 from core.supervise import criu
 from core.supervise.records import load_state
 from tests.criu import needs_criu
+from tests.patience import patience
+from tests.ports import free_port
 
 COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
 
@@ -57,7 +59,7 @@ async def last(engine: Engine, cid: str) -> int:
 
 async def until(value: Callable[[], Awaitable[int]], least: int) -> None:
     """Wait until something has counted up to ``least``."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + patience(20)
     while await value() < least:
         assert time.monotonic() < end, f"it does not go on: {await value()} < {least}"
         await asyncio.sleep(0.02)
@@ -170,7 +172,7 @@ async def test_terminal_and_its_keys_come_back(engine: Engine, busybox_image: st
 
 
 async def said(engine: Engine, cid: str, words: str) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + patience(10)
     while not [line async for line in engine.logs(cid) if words in line.text]:
         assert time.monotonic() < end
         await asyncio.sleep(0.02)
@@ -232,12 +234,17 @@ async def test_its_monitor_is_replaced_like_any_other(engine: Engine, busybox_im
 
 @pytest.mark.usefixtures("works")
 async def test_ports_and_connections(engine: Engine, busybox_image: str) -> None:
-    script = f"(nc -l -p 7000 -e cat; echo closed) & sleep 0.3; (sleep 900 | nc 127.0.0.1 7000) & {COUNT}"
-    port = 20000 + os.getpid() % 20000
+    # The client tries until the server is there; by then both ends of the connection are to be seen.
+    call = "sleep 900 | while ! nc 127.0.0.1 7000; do sleep 0.1; done"
+    script = f"(nc -l -p 7000 -e cat; echo closed) & ({call}) & {COUNT}"
+    port = free_port()
     ports = (PortMapping(container_port=80, host_port=port, host_ip="127.0.0.1"),)
     web = f"mkdir -p /w; echo page >/w/index.html; httpd -h /w -p 80; {script}"
     cid = await start(engine, busybox_image, web, ports=ports)
-    await asyncio.sleep(0.5)
+    end = time.monotonic() + patience(20)
+    while " 01 " not in await inside(engine, cid, "cat /proc/net/tcp /proc/net/tcp6"):  # ESTABLISHED
+        assert time.monotonic() < end
+        await asyncio.sleep(0.05)
     with pytest.raises(errors.WharfError, match="--tcp-established"):
         await engine.checkpoint(cid, "no")
     await goes_on(engine, cid)
@@ -252,21 +259,31 @@ async def test_ports_and_connections(engine: Engine, busybox_image: str) -> None
     writer.close()
 
 
+async def connected(ip: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Once somebody listens there."""
+    end = time.monotonic() + patience(20)
+    while True:
+        try:
+            return await asyncio.open_connection(ip, port)
+        except ConnectionRefusedError:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.05)
+
+
 @pytest.mark.usefixtures("works")
 async def test_a_peer_outside_notices_nothing(engine: Engine, busybox_image: str) -> None:
     if shutil.which("iptables-restore", path=criu.PATH) is None:
         pytest.skip("needs iptables: it holds back what comes before the connection is there again")
     box = await engine.create(ContainerSpec(busybox_image, command=("sh", "-c", "nc -ll -p 7000 -e cat")))
     ip = (await engine.start(box.id)).endpoints[0].ip
-    await asyncio.sleep(0.5)
-    reader, writer = await asyncio.open_connection(ip, 7000)
+    reader, writer = await connected(ip, 7000)
     for round in ("one", "two"):
         writer.write(f"{round}\n".encode())
-        assert await asyncio.wait_for(reader.readline(), 20) == f"{round}\n".encode()
+        assert await asyncio.wait_for(reader.readline(), patience(20)) == f"{round}\n".encode()
         await engine.checkpoint(box.id, round, options=CheckpointOptions(tcp_established=True))
         writer.write(b"meanwhile\n")
         await engine.restore(box.id, round)
-        assert await asyncio.wait_for(reader.readline(), 20) == b"meanwhile\n"
+        assert await asyncio.wait_for(reader.readline(), patience(20)) == b"meanwhile\n"
     writer.close()
 
 

@@ -23,6 +23,7 @@ from core.model import (
 from core.store.paths import Instance
 from core.supervise import criu, dumping
 from tests.engine.test_checkpoint import COUNT, goes_on, inside, start, works
+from tests.patience import patience
 
 __all__ = ["works"]
 
@@ -183,7 +184,7 @@ async def test_given_up_or_killed_half_way_it_goes_on_or_is_saved(
     for _ in range(2):
         process = subprocess.Popen(argv, env=instance_env, cwd=Path(__file__).parents[2])
         log = inst.container_dir(cid) / "checkpoints/.one.new/dump.log"
-        end = time.monotonic() + 20
+        end = time.monotonic() + patience(20)
         while not log.exists() and process.poll() is None:
             assert time.monotonic() < end
             time.sleep(0.002)
@@ -195,7 +196,7 @@ async def test_given_up_or_killed_half_way_it_goes_on_or_is_saved(
 
 async def whole(engine: Engine, cid: str, inst: Instance) -> None:
     """Either it runs, or it is saved."""
-    end = time.monotonic() + 15
+    end = time.monotonic() + patience(20)
     while True:  # CRIU may still be at work: it undoes what it has done when it sees that nobody listens
         running = (await engine.container(cid)).state is State.RUNNING
         if not running or not list((inst.container_dir(cid) / "checkpoints").glob(".*")):

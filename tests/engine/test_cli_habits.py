@@ -19,6 +19,7 @@ from core.model import ContainerSpec, Healthcheck
 from core.ops import sizes
 from core.store.paths import Instance
 from tests.patience import patience
+from tests.ports import free_port
 from tests.world import assert_world
 
 pytestmark = pytest.mark.real
@@ -57,13 +58,14 @@ def test_a_failed_start_is_remembered(cli: Cli, word: str, code: int, says: str)
 
 def test_a_start_that_succeeds_clears_the_failure(cli: Cli) -> None:
     """What is no fault of the command is 128; here a port that somebody has."""
-    hold, want = (("create", "--name", name, "-p", "127.0.0.1:28099:80", IMAGE, "true") for name in ("one", "two"))
-    assert cli("run", "-d", "--name", "zero", "-p", "127.0.0.1:28099:80", IMAGE, "sleep", "100")[0] == 0
+    port = f"{free_port()}"
+    hold, want = (("create", "--name", name, "-p", f"127.0.0.1:{port}:80", IMAGE, "true") for name in ("one", "two"))
+    assert cli("run", "-d", "--name", "zero", "-p", f"127.0.0.1:{port}:80", IMAGE, "sleep", "100")[0] == 0
     assert (cli(*hold)[0], cli(*want)[0]) == (0, 0)
     assert cli("start", "two")[0] == 1
     form = ("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}} {{.State.Error}}", "two")
     assert cli(*form)[1].startswith("created 128 ")
-    assert "28099" in cli(*form)[1]
+    assert port in cli(*form)[1]
     assert cli("rm", "-f", "zero")[0] == 0
     assert cli("start", "two")[0] == 0
     assert cli("wait", "two") == (0, "0\n", "")
@@ -111,10 +113,11 @@ def test_filters_of_fixed_sets_take_all_of_them(cli: Cli) -> None:
 
 
 def test_a_port_for_later_says_so(cli: Cli) -> None:
+    port = free_port()
     assert cli("create", "--name", "cn", IMAGE)[0] == 0
-    code, out, complaint = cli("port", "add", "cn", "28098:80")
+    code, out, complaint = cli("port", "add", "cn", f"{port}:80")
     assert (code, out) == (0, "")
-    assert "28098:80 will be published at its next start" in complaint
+    assert f"{port}:80 will be published at its next start" in complaint
 
 
 def test_a_bad_word_costs_as_much_as_a_missing_one(cli: Cli) -> None:

@@ -107,9 +107,10 @@ async def test_macvlan_is_a_host_of_the_parents_network(wharf: Wharf, engine: En
 
 async def test_a_driver_that_the_kernel_lacks_is_named(engine: Engine, parent: tuple[str, int]) -> None:
     spec = NetworkSpec("x", "ipvlan", (Subnet("198.18.7.0/24"),), options={"parent": parent[0]})
-    has_it = subprocess.run(("ip", "link", "add", "ipv9", "link", parent[0], "type", "ipvlan"), check=False).returncode
+    link = f"ipv{os.getpid() % 100000}"
+    has_it = subprocess.run(("ip", "link", "add", link, "link", parent[0], "type", "ipvlan"), check=False).returncode
     if has_it == 0:
-        subprocess.run(("ip", "link", "del", "ipv9"), check=True)
+        subprocess.run(("ip", "link", "del", link), check=True)
         pytest.skip("this kernel has ipvlan")
     with pytest.raises(Unsupported, match="CONFIG_IPVLAN"):
         await engine.create_network(spec)

@@ -20,12 +20,12 @@ import pytest
 from core.engine import Engine
 from core.kernel import process
 from core.local import LocalEngine
-from core.model import ContainerSpec, PortMapping, RestartPolicy, State
+from core.model import ContainerSpec, PortMapping, State
 from core.store.paths import Instance
 from core.supervise import client
 from tests.engine.test_lifecycle import output, sleeper, until
 from tests.patience import patience
-from tests.world import assert_world, processes
+from tests.world import assert_world
 
 NUMBERS = "i=0; while :; do i=$((i+1)); echo $i; usleep 2000; done"
 
@@ -46,6 +46,16 @@ async def in_sequence(engine: Engine, cid: str) -> int:
     lines = [int(text) for text in await output(engine, cid)]
     assert lines == list(range(1, len(lines) + 1))
     return len(lines)
+
+
+async def goes_on(engine: Engine, cid: str) -> None:
+    """It counts on from where it is now."""
+    before = await in_sequence(engine, cid)
+
+    async def more() -> bool:
+        return await in_sequence(engine, cid) > before
+
+    await until(more)
 
 
 async def counter(engine: Engine, image: str) -> str:
@@ -71,14 +81,19 @@ def pidfds_tell() -> bool:
 async def silenced(engine: Engine, inst: Instance, cid: str) -> AsyncIterator[None]:
     """The counter writes nothing meanwhile, and all before is in the log: a monitor that is killed takes with it what
     it has read and not written yet."""
-    pid = state_of(inst, cid)["pid"]
-    os.kill(pid, signal.SIGSTOP)
-    count = -1
-    while count != (now := len(await output(engine, cid))):
-        count = now
+    state = state_of(inst, cid)
+    os.kill(state["pid"], signal.SIGSTOP)
+    count, now = -1, 0
+    # Whoever has something to read or to write does not sleep.
+    while count != now or not sleeps(state["monitor_pid"]):
+        count, now = now, len(await output(engine, cid))
         await asyncio.sleep(patience(0.1))
     yield
-    os.kill(pid, signal.SIGCONT)
+    os.kill(state["pid"], signal.SIGCONT)
+
+
+def sleeps(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
 async def test_engine_closed_and_reopened(engine: Engine, busybox_image: str, inst: Instance) -> None:
@@ -91,15 +106,13 @@ async def test_engine_closed_and_reopened(engine: Engine, busybox_image: str, in
     try:
         box = await again.container(cid)
         assert (box.state, box.pid) == (State.RUNNING, pid)
-        before = await in_sequence(again, cid)
-        await asyncio.sleep(0.2)
-        assert await in_sequence(again, cid) > before
+        await goes_on(again, cid)
     finally:
         await again.close()
 
 
 async def test_exit_while_no_engine_runs(engine: Engine, busybox_image: str, inst: Instance) -> None:
-    spec = ContainerSpec(busybox_image, command=("sh", "-c", "sleep 0.5; exit 9"), ports=(PortMapping(80),))
+    spec = ContainerSpec(busybox_image, command=("sh", "-c", "sleep 1.3; exit 9"), ports=(PortMapping(80),))
     box = await engine.create(spec)
     begun = time.time()
     await engine.start(box.id)
@@ -133,9 +146,7 @@ async def test_monitor_killed(engine: Engine, busybox_image: str, inst: Instance
 
     await until(adopted)
     assert (await engine.container(cid)).pid == first["pid"]
-    before = await in_sequence(engine, cid)
-    await asyncio.sleep(0.2)
-    assert await in_sequence(engine, cid) > before
+    await goes_on(engine, cid)
     assert (await engine.stop(cid, timeout=0.2)).exit_code == 137
 
 
@@ -143,42 +154,13 @@ async def test_exit_code_after_adoption_is_exact(engine: Engine, busybox_image: 
     box = await engine.create(ContainerSpec(busybox_image, command=("sh", "-c", "sleep 1; exit 42")))
     await engine.start(box.id)
     os.kill(state_of(inst, box.id)["monitor_pid"], signal.SIGKILL)
-    assert await asyncio.wait_for(engine.wait(box.id), 10) in (42, -1)
+    assert await asyncio.wait_for(engine.wait(box.id), patience(20)) in (42, -1)
     found = await engine.container(box.id)
     release = tuple(int(part) for part in os.uname().release.split(".")[:2])
     if release >= (6, 15):  # PIDFD_GET_INFO tells the exit status to others than the parent
         assert (found.state, found.exit_code) == (State.EXITED, 42)
     else:
         assert found.exit_code in (42, None)
-
-
-async def test_launcher_killed(engine: Engine, busybox_image: str, inst: Instance) -> None:
-    cid = await counter(engine, busybox_image)
-    os.kill(launcher(inst, cid), signal.SIGKILL)
-    await asyncio.sleep(0.2)
-    assert (await engine.container(cid)).state is State.RUNNING
-    other = await sleeper(engine, busybox_image)
-    assert (await engine.container(other)).state is State.RUNNING
-    before = await in_sequence(engine, cid)
-    await asyncio.sleep(0.2)
-    assert await in_sequence(engine, cid) > before
-
-
-async def test_launcher_killed_and_then_a_restart_by_policy(engine: Engine, busybox_image: str, inst: Instance) -> None:
-    """The monitor has nobody to give copies to, which must not end it."""
-    spec = ContainerSpec(busybox_image, command=("sh", "-c", "sleep 0.3; exit 1"), restart=RestartPolicy("always"))
-    box = await engine.create(spec)
-    await engine.start(box.id)
-    monitor = state_of(inst, box.id)["monitor_pid"]
-    os.kill(launcher(inst, box.id), signal.SIGKILL)
-
-    async def again() -> bool:
-        state = await asyncio.to_thread(client.read_state, inst, box.id)
-        return state is not None and state.restarts >= 2
-
-    await until(again)
-    assert state_of(inst, box.id)["monitor_pid"] == monitor
-    assert Path(f"/proc/{monitor}").exists()
 
 
 def spares(parent: int) -> list[int]:
@@ -190,33 +172,6 @@ def spares(parent: int) -> list[int]:
             if parents == parent and (path / "cmdline").read_bytes().startswith(b"wharf-spare"):
                 found.append(int(path.name))
     return found
-
-
-async def test_spare_monitor_killed(engine: Engine, busybox_image: str, inst: Instance) -> None:
-    cid = await sleeper(engine, busybox_image)
-    pid = launcher(inst, cid)
-
-    async def one() -> bool:
-        return len(spares(pid)) == 1
-
-    await until(one)
-    [spare] = spares(pid)
-    other = await sleeper(engine, busybox_image)
-    assert state_of(inst, other)["monitor_pid"] == spare
-    await until(one)
-    [spare] = spares(pid)
-    os.kill(spare, signal.SIGKILL)
-
-    async def gone() -> bool:
-        return not Path(f"/proc/{spare}").exists()
-
-    await until(gone)
-    third = await sleeper(engine, busybox_image)
-    assert (await engine.container(third)).state is State.RUNNING
-    await until(one)
-    [spare] = spares(pid)
-    os.kill(pid, signal.SIGKILL)
-    await until(gone)
 
 
 async def test_a_start_that_another_engine_sees(engine: Engine, busybox_image: str, inst: Instance) -> None:
@@ -264,6 +219,12 @@ async def test_everything_killed_at_once(engine: Engine, busybox_image: str, ins
     await engine.close()
     again = await LocalEngine.open(inst.root, inst.run)
     try:
+
+        async def ended() -> bool:
+            """One that has been killed may be there for a while yet: whoever finds it so watches it to its end."""
+            return not (await again.container(cid)).state.live
+
+        await until(ended, 20)
         box = await again.container(cid)
         assert box.state is State.UNKNOWN or box.exit_code == 137
         assert_world(inst)
@@ -357,17 +318,6 @@ async def test_a_reused_pid_is_never_signalled(engine: Engine, busybox_image: st
         assert not client.signal(stale, signal.SIGKILL)
         assert bystander.poll() is None
         bystander.kill()
-
-
-async def test_no_process_outlives_its_use(engine: Engine, busybox_image: str, inst: Instance) -> None:
-    cid = await sleeper(engine, busybox_image)
-    assert len(processes(inst)) >= 1
-    await engine.remove(cid, force=True)
-
-    async def only_the_launcher() -> bool:
-        return len(processes(inst)) <= 1
-
-    await until(only_the_launcher)
 
 
 async def test_a_stop_that_was_broken_off_is_finished(engine: Engine, busybox_image: str, inst: Instance) -> None:

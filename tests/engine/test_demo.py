@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import urllib.request
 
 import pytest
@@ -12,6 +13,7 @@ from core.engine import Engine
 from core.errors import NameTaken
 from core.model import ContainerSpec, State
 from tests.engine.test_lifecycle import until
+from tests.patience import patience
 
 pytestmark = pytest.mark.real
 
@@ -25,15 +27,23 @@ async def port_of(engine: Engine) -> int:
 
 
 async def fetch(port: int) -> str:
+    """What the web server says, once it listens: that it was started is all that the demo waits for."""
+
     def get() -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=patience(10)) as answer:
             return str(answer.read(), "utf-8")
 
-    return await asyncio.to_thread(get)
+    end = time.monotonic() + patience(20)
+    while True:
+        try:
+            return await asyncio.to_thread(get)
+        except OSError:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.05)
 
 
 async def first_line(engine: Engine, ref: str) -> str:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patience(20)):
         async for line in engine.logs(ref, follow=True):
             return line.text
     return ""
@@ -52,7 +62,7 @@ async def test_everything_runs(engine: Engine) -> None:
 
 async def test_the_client_reaches_the_web_server_through_the_published_port(engine: Engine) -> None:
     await demo(engine)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patience(20)):
         async for line in engine.logs(CLIENT, follow=True):
             if "200 OK" in line.text:
                 break

@@ -65,10 +65,10 @@ def served(names: Names, udp: socket.socket, tcp: socket.socket) -> Iterator[Non
             sock.close()
 
 
-def ask(name: str) -> list[list[str]]:
+def ask(name: str, seconds: float = 10.0) -> list[list[str]]:
     """Over UDP and TCP."""
-    packet = question(name)
-    return [over_udp(RESOLVER, packet, 3).values, over_tcp(RESOLVER, packet, timeout=3)[0].values]
+    packet, limit = question(name), patience(seconds)
+    return [over_udp(RESOLVER, packet, limit).values, over_tcp(RESOLVER, packet, timeout=limit)[0].values]
 
 
 def ask_beside_own_server() -> object:
@@ -77,7 +77,7 @@ def ask_beside_own_server() -> object:
         udp.bind(("", 53))
         tcp.bind(("", 53))
         tcp.listen()
-        udp.settimeout(3)
+        udp.settimeout(patience(10))
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
             peer.sendto(b"mine", ("127.0.0.1", 53))
             mine = udp.recv(100).decode()
@@ -113,10 +113,10 @@ def test_sockets_that_cannot_be_made_leave_nothing(namespace: int) -> None:
     assert "table" not in run_inside(namespace, listed)
 
 
-async def ask_inside(inst: Instance, cid: str, name: str) -> object:
+async def ask_inside(inst: Instance, cid: str, name: str, seconds: float = 10.0) -> object:
     fd = netns.of_process(state_of(inst, cid)["pid"])
     try:
-        return await asyncio.to_thread(run_inside, fd, ask, name)
+        return await asyncio.to_thread(run_inside, fd, ask, name, seconds, seconds=int(patience(3 * seconds)))
     finally:
         os.close(fd)
 
@@ -175,7 +175,7 @@ async def test_launcher_and_monitor_killed(engine: Engine, busybox_image: str, i
         os.kill(pid, signal.SIGKILL)
 
     async def deaf() -> bool:  # the sockets go with the last of the two that dies
-        return await ask_inside(inst, cid, "db") == "error:ConnectionRefusedError"
+        return await ask_inside(inst, cid, "db", 2) == "error:ConnectionRefusedError"
 
     await until(deaf)
     again = await LocalEngine.open(inst.root, inst.run)
@@ -206,7 +206,7 @@ def ask_at_once(name: str, pid: int) -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             sock.setsockopt(socket.SOL_SOCKET, 33, 1 << 22)  # SO_RCVBUFFORCE
-            sock.settimeout(3)
+            sock.settimeout(patience(5))
             sock.connect(RESOLVER)
             for number in range(1000):
                 sock.send(question(name, number=number))

@@ -19,7 +19,8 @@ from core.engine import Engine
 from core.kernel import process
 from core.model import ContainerSpec, ExecSpec, Healthcheck, RestartPolicy, State
 from core.store.paths import Instance
-from tests.engine.test_lifecycle import output, run, sleeper, until
+from tests.engine.test_lifecycle import at_rest, output, run, sleeper, until
+from tests.patience import patience
 from tests.world import assert_world
 
 COUNT = "i=0; while :; do i=$((i+1)); echo $i; usleep 20000; done"
@@ -192,10 +193,7 @@ async def test_pause(engine: Engine, busybox_image: str, runtime: str) -> None:
     await until(shows(engine, box.id, "2"))
     await engine.pause(box.id)
     assert (await engine.container(box.id)).state is State.PAUSED
-    await asyncio.sleep(0.1)
-    before = len(await output(engine, box.id))
-    await asyncio.sleep(0.3)
-    assert len(await output(engine, box.id)) == before
+    before = await at_rest(engine, box.id)
     with pytest.raises(errors.Conflict, match="paused"):
         await engine.exec(box.id, ExecSpec(("true",)))
     await engine.unpause(box.id)
@@ -213,7 +211,7 @@ async def test_restart_policy(engine: Engine, busybox_image: str, runtime: str) 
     )
     box = await engine.create(spec)
     await engine.start(box.id)
-    assert await asyncio.wait_for(engine.wait(box.id), 20) == 5
+    assert await asyncio.wait_for(engine.wait(box.id), patience(20)) == 5
     assert await output(engine, box.id) == ["1", "2", "3"]
     assert (await engine.container(box.id)).restarts == 2
 
@@ -246,7 +244,7 @@ async def test_monitor_killed(engine: Engine, busybox_image: str, runtime: str, 
 
 
 async def test_launcher_and_monitor_killed(engine: Engine, busybox_image: str, runtime: str, inst: Instance) -> None:
-    script = "echo run >> /count; wc -l < /count; trap 'exit 6' TERM; while :; do sleep 0.05; done"
+    script = "echo run >> /count; trap 'exit 6' TERM; wc -l < /count; while :; do sleep 0.05; done"
     spec = ContainerSpec(
         busybox_image, command=("sh", "-c", script), restart=RestartPolicy("on-failure"), runtime=runtime
     )

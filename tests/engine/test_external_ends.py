@@ -168,7 +168,7 @@ async def test_our_own_by_its_command_line(engine: Engine, busybox_image: str, t
     program = tmp_path / "own"
     program.write_text(f'#!/bin/sh\nPYTHONPATH={home} exec {sys.executable} -m tui runtime "$@"\n')
     program.chmod(0o755)
-    script = "echo out; trap 'exit 4' TERM; while :; do sleep 0.05; done"
+    script = "trap 'exit 4' TERM; echo out; while :; do sleep 0.05; done"
     box = await engine.create(ContainerSpec(busybox_image, command=("sh", "-c", script), runtime=str(program)))
     await engine.start(box.id)
     await until(shows(engine, box.id, "out"))

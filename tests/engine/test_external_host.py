@@ -19,6 +19,7 @@ from tests.engine.test_external import (
     shows,
 )
 from tests.engine.test_lifecycle import output, run, sleeper, until
+from tests.patience import patience
 from tests.world import assert_world
 
 
@@ -80,7 +81,7 @@ async def test_namespaces_of_others(engine: Engine, busybox_image: str, runtime:
     place = f"container:{first}"
     spec = ContainerSpec(
         busybox_image,
-        command=("sh", "-c", "cat /dev/shm/file; hostname; trap 'exit 3' TERM; while :; do sleep 0.05; done"),
+        command=("sh", "-c", "trap 'exit 3' TERM; cat /dev/shm/file; hostname; while :; do sleep 0.05; done"),
         ipc=place,
         pid=place,
         uts=place,
@@ -136,7 +137,7 @@ async def test_limits_hold_and_are_metered(engine: Engine, busybox_image: str, r
         ContainerSpec(busybox_image, command=("sh", "-c", script), resources=small, runtime=runtime)
     )
     await engine.start(box.id)
-    assert await asyncio.wait_for(engine.wait(box.id), 60) != 0
+    assert await asyncio.wait_for(engine.wait(box.id), patience(60)) != 0
     assert (await engine.container(box.id)).oom_killed
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from core.store.paths import Instance
 from tests import images as make
 from tests.engine.test_images_tarwrite import few_descriptors
 from tests.images_lab import describe, finish, snapshot
+from tests.patience import patience
 from tests.trees import rich
 
 pytestmark = pytest.mark.real
@@ -248,13 +250,10 @@ async def test_killed_at_any_moment(
             assert await again.recover() == []
             # It runs on: what had frozen it was undone.
             log = inst.log_path(box.id)
-            size = log.stat().st_size
-            for _ in range(100):
+            size, end = log.stat().st_size, time.monotonic() + patience(20)
+            while log.stat().st_size == size:
+                assert time.monotonic() < end, "it is frozen"
                 await asyncio.sleep(0.05)
-                if log.stat().st_size > size:
-                    break
-            else:
-                raise AssertionError("it is frozen")
         finally:
             await again.close()
         for image in await engine.images():
@@ -267,14 +266,13 @@ async def test_killed_at_any_moment(
 
 async def settled(inst: Instance) -> None:
     """The worker of a dead engine holds its folder until the kernel has ended it too; deletion goes on behind us."""
-    for _ in range(100):
-        if not list((inst.images / "layers").glob("tmp-*")) and not list(inst.trash.iterdir()):
-            return
+    end = time.monotonic() + patience(20)
+    while list((inst.images / "layers").glob("tmp-*")) or list(inst.trash.iterdir()):
+        assert time.monotonic() < end, "something is left of a layer, or in the trash"
         await asyncio.sleep(0.05)
         again = await LocalEngine.open(inst.root, inst.run)
         await again.recover()
         await again.close()
-    raise AssertionError("something is left of a layer, or in the trash")
 
 
 async def test_a_lost_power_takes_only_whole_layers(engine: Engine, busybox_image: str, inst: Instance) -> None:
@@ -284,20 +282,21 @@ async def test_a_lost_power_takes_only_whole_layers(engine: Engine, busybox_imag
     image = await engine.commit(box.id)
     assert isinstance(engine, LocalEngine)
     read = engine._ctx.store.disk.read
-    for _ in range(100):
-        (row,) = read("SELECT durable FROM layer WHERE id = ?", (image.layers[-1],))
-        if row["durable"]:
-            break
+    end = time.monotonic() + patience(60)  # the whole disk is synced, whatever else is on its way to it
+    while not read("SELECT durable FROM layer WHERE id = ?", (image.layers[-1],))[0]["durable"]:
+        assert time.monotonic() < end
         await asyncio.sleep(0.05)
-    assert row["durable"] == 1
 
 
-async def test_export_has_no_mounts_and_all_else(engine: Engine, busybox_image: str, tmp_path: Path) -> None:
+async def test_export_has_no_mounts_and_all_else(
+    engine: Engine, busybox_image: str, inst: Instance, tmp_path: Path
+) -> None:
     (tmp_path / "host").mkdir()
     (tmp_path / "host/secret").touch()
     box = await made(engine, busybox_image, "sh", "-c", "echo new >/new; sleep 600")
     await engine.start(box.id)
-    await asyncio.sleep(0.3)
+    while not (upper(inst, box) / "new").exists():
+        await asyncio.sleep(0.02)
     (tmp_path / "out.tar").write_bytes(await exported(engine, box))
     with tarfile.open(tmp_path / "out.tar") as archive:
         names = set(archive.getnames())

@@ -23,6 +23,7 @@ from core.store.paths import Instance
 from tests.dockerd import dockerd
 from tests.engine.test_cli import Wharf
 from tests.images_lab import Node, finish, snapshot
+from tests.patience import patience
 from tests.registry import need, registry
 from tests.trees import rich
 
@@ -40,7 +41,7 @@ class Other:
 
     def __call__(self, *words: str, check: bool = True) -> str:
         done = subprocess.run(
-            [*self.program, *words], env=self.env, capture_output=True, text=True, timeout=120, check=False
+            [*self.program, *words], env=self.env, capture_output=True, text=True, timeout=patience(120), check=False
         )
         assert not check or done.returncode == 0, f"{self.name} {' '.join(words)}: {done.stderr}"
         return done.stdout.strip()
@@ -64,7 +65,11 @@ def podman() -> Iterator[Other]:
     need("podman", "conmon", "runc")
     folder = Path(tempfile.mkdtemp(prefix="wh", dir="/tmp"))  # podman wants its run root short
     # podman asks for more open files than a host without CAP_SYS_RESOURCE can give.
-    (folder / "conf").write_text('[containers]\ndefault_ulimits=["nofile=1024:1024","nproc=4096:4096"]\n')
+    # Its locks are in shared memory that all of a host's have, and the first call of one with folders of its own, which
+    # takes that for a reboot, frees them all: also those of another test process.
+    (folder / "conf").write_text(
+        '[containers]\ndefault_ulimits=["nofile=1024:1024","nproc=4096:4096"]\n[engine]\nlock_type="file"\n'
+    )
     options = ["--root", f"{folder}/root", "--runroot", f"{folder}/run", "--tmpdir", f"{folder}/tmp"]
     options += ["--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--runtime", shutil.which("runc") or ""]
     env = {**os.environ, "CONTAINERS_CONF": f"{folder}/conf"}

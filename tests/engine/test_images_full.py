@@ -16,6 +16,7 @@ from tests import images as make
 from tests.images import directory, member
 from tests.images_lab import finish, leftovers, open_store, snapshot
 from tests.liar import liar
+from tests.patience import patience
 from tests.registry import need
 
 pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")]
@@ -42,7 +43,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     try:
         yield place
     finally:
-        end = time.monotonic() + 20
+        end = time.monotonic() + patience(60)
         # What makes the layers durable runs on for a moment after the engine is closed.
         while (left := subprocess.run(["umount", str(place)], check=False, capture_output=True)).returncode:
             if time.monotonic() > end:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from tests import images as make
 from tests.images import directory, hardlink, member
 from tests.images_lab import Node, finish, leftovers, open_store, snapshot
 from tests.liar import Liar, liar
+from tests.patience import patience
 from tests.victims import victims
 
 pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="unpacking needs root")]
@@ -41,7 +43,7 @@ async def trees(images: ImageStore) -> dict[str, dict[bytes, Node]]:
 
 async def settled(images: ImageStore) -> None:
     """The dead process's workers hold their flock until the kernel has ended them too."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + patience(20)
     while True:
         await images.recover()
         await images.close()
@@ -171,14 +173,18 @@ async def stalled(images: ImageStore, server: Liar, made: make.Made) -> asyncio.
     server.put(made)
     server.bend = bend
     pull: asyncio.Task[object] = asyncio.create_task(finish(images.pull(f"{server.address}/app")))
-    await asyncio.wait_for(begun.wait(), 20)
+    await asyncio.wait_for(begun.wait(), patience(20))
     return pull
 
 
 def unpackers() -> list[psutil.Process]:
-    """The server, then its workers."""
-    found = [child for child in psutil.Process().children() if child.name() == "wharf-unpack"]
-    return [*found, *(worker for child in found for worker in child.children())]
+    """The server, then its workers; not those of a store that has been closed, which are on their way out."""
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.name() == "wharf-unpack" and (workers := child.children()):
+                found += [child, *workers]
+    return found
 
 
 @pytest.mark.parametrize("which", ["server", "worker"])
@@ -187,13 +193,13 @@ async def test_an_unpacker(tmp_path: Path, server: Liar, which: str) -> None:
     made = layered()
     async with open_store(tmp_path) as images:
         pull = await stalled(images, server, made)
-        end = time.monotonic() + 10
+        end = time.monotonic() + patience(20)
         while len(found := unpackers()) < 2:
             assert time.monotonic() < end
             await asyncio.sleep(0.01)
         found[0 if which == "server" else 1].kill()
         with pytest.raises(Unavailable, match=r"unpack (server|worker)"):
-            await asyncio.wait_for(pull, 20)
+            await asyncio.wait_for(pull, patience(20))
         await settled(images)
         assert not await images.list()
         server.bend = None

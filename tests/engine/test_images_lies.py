@@ -18,6 +18,7 @@ from tests.engine.test_images_registry import BIG, big_blob, log_in, pair, refus
 from tests.images import member
 from tests.images_lab import finish, leftovers, open_store
 from tests.liar import Liar, liar, send_part, short_pauses
+from tests.patience import patience
 
 pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="unpacking needs root")]
 
@@ -220,10 +221,10 @@ async def test_answers_for_a_blob(tmp_path: Path, name: str, resumed: bool) -> N
             images.content.part(digest).write_bytes(data[:1000])
         ref = f"{server.address}/app"
         if name in GOOD_FOR_ALL:  # the right bytes, called by a wrong name: taken, or asked for again
-            assert await asyncio.wait_for(finish(images.pull(ref)), 30)
+            assert await asyncio.wait_for(finish(images.pull(ref)), patience(60))
             return
         with pytest.raises(WharfError) as caught:
-            await asyncio.wait_for(finish(images.pull(ref)), 30)
+            await asyncio.wait_for(finish(images.pull(ref)), patience(60))
         assert isinstance(caught.value, (Corrupt, Unavailable))
         assert caught.value.why
         assert not leftovers(images)
@@ -262,7 +263,7 @@ async def test_what_is_no_http(tmp_path: Path, name: str) -> None:
     try:
         async with open_store(tmp_path) as images:
             with short_pauses(), pytest.raises(WharfError) as caught:
-                await asyncio.wait_for(finish(images.pull(f"127.0.0.1:{port}/app")), 40)
+                await asyncio.wait_for(finish(images.pull(f"127.0.0.1:{port}/app")), patience(60))
             assert f"127.0.0.1:{port}" in str(caught.value)
             assert not leftovers(images)
     finally:
@@ -289,7 +290,7 @@ async def test_challenges_that_are_none(tmp_path: Path, monkeypatch: pytest.Monk
 
         server.bend = bend
         with pytest.raises((Unauthorized, Unavailable)):
-            await asyncio.wait_for(finish(images.pull(f"{server.address}/app")), 30)
+            await asyncio.wait_for(finish(images.pull(f"{server.address}/app")), patience(60))
         assert server.count("/v2/") < 20
         assert not leftovers(images)
 
@@ -337,7 +338,7 @@ async def test_tokens_that_are_none(tmp_path: Path, body: bytes) -> None:
     async with pair(tmp_path) as (server, images):
         await tokens(server, answer)
         with pytest.raises((Unauthorized, Unavailable)):
-            await asyncio.wait_for(finish(images.pull(f"{server.address}/app")), 30)
+            await asyncio.wait_for(finish(images.pull(f"{server.address}/app")), patience(60))
         assert server.count("/v2/") < 20
 
 

@@ -22,6 +22,7 @@ from tests.engine.test_images_commit import made, upper
 from tests.engine.test_images_save import ONE, TWO, loaded
 from tests.engine.test_images_target import BIG, Stalled, big
 from tests.images_lab import finish, leftovers, open_store
+from tests.patience import patience
 from tests.world import assert_world
 
 pytestmark = pytest.mark.real
@@ -34,30 +35,39 @@ def wharf(instance_env: dict[str, str], busybox_image: str) -> Wharf:
     return Wharf(instance_env, busybox_image)
 
 
+def begun(state: PullProgress) -> bool:
+    return any(layer.done for layer in state.layers)
+
+
 class Told:
     """Takes what an engine call tells."""
 
     def __init__(self) -> None:
         self.states: list[PullProgress] = []
+        self._task: asyncio.Task[Any] | None = None
+        self._wanted: Callable[[PullProgress], bool] = begun
 
     def __call__(self, state: PullProgress) -> None:
         self.states.append(state)
+        if self._task is not None and state.layers and self._wanted(state):
+            self._task.cancel()  # here, and not by who waits: it might come when all is done
+            self._task = None
+
+    def cancels(self, task: asyncio.Task[Any], wanted: Callable[[PullProgress], bool]) -> None:
+        """Once it is told that."""
+        self._task, self._wanted = task, wanted
 
     async def until(self, wanted: Callable[[PullProgress], bool]) -> PullProgress:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patience(30)):
             while not (found := [state for state in self.states if state.layers and wanted(state)]):
                 await asyncio.sleep(0.01)
         return found[0]
 
 
-def begun(state: PullProgress) -> bool:
-    return any(layer.done for layer in state.layers)
-
-
 async def cancelled(task: asyncio.Task[Any]) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(asyncio.shield(task), 20)
+        await asyncio.wait_for(asyncio.shield(task), patience(30))
 
 
 def store_of(inst: Instance) -> set[str]:
@@ -67,7 +77,7 @@ def store_of(inst: Instance) -> set[str]:
 
 
 async def unchanged(inst: Instance, before: set[str]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patience(30)):
         while store_of(inst) - before:
             await asyncio.sleep(0.05)
 
@@ -109,11 +119,19 @@ async def test_save_tells_each_layer_and_a_cancelled_one_leaves_no_file(tmp_path
             told.states.clear()
             await saving.save(images, ["app:1"], out / form, form, compression, told)
             assert [layer.phase for layer in told.states[-1].layers] == ["done"] * 3
-            task = asyncio.create_task(saving.save(images, ["app:1"], out / "no", form, compression, told))
-            await asyncio.sleep(0.01)
+            for wait in (0.01, 0.002, 0):
+                task = asyncio.create_task(saving.save(images, ["app:1"], out / "no", form, compression, told))
+                await asyncio.sleep(wait)
+                if not task.done():
+                    break
+                removed(out / "no")  # it was faster
             await cancelled(task)
             assert sorted(path.name for path in out.iterdir()) == sorted([form])
-            shutil.rmtree(out / form) if form == saving.FOLDER else (out / form).unlink()
+            removed(out / form)
+
+
+def removed(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 async def test_import_tells_what_of_the_file_is_read(
@@ -144,9 +162,10 @@ async def test_commit_tells_how_far_and_a_cancelled_one_lets_the_container_go_on
     (upper(inst, box) / "big").write_bytes(bytes(MANY))
     before, told = store_of(inst), Told()
     task = asyncio.create_task(engine.commit(box.id, "half:1", watch=told))
-    state = await told.until(begun)
-    assert state.layers[0].phase == "reading"
-    await cancelled(task)
+    told.cancels(task, begun)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(asyncio.shield(task), patience(30))
+    assert (await told.until(begun)).layers[0].phase == "reading"
     assert (await engine.container(box.id)).state is State.RUNNING
     assert len(await engine.images()) == 1
     await unchanged(inst, before)
@@ -177,7 +196,7 @@ async def test_load_tells_what_it_reads_before_it_knows_the_layers(tmp_path: Pat
             if begun(state):
                 assert state.layers[0].total == 0
                 break
-        await asyncio.wait_for(steps.aclose(), 20)
+        await asyncio.wait_for(steps.aclose(), patience(30))
         os.close(read_end)
         os.close(write_end)
         await images.close()

@@ -20,7 +20,8 @@ from tests import images as make
 from tests.images import directory, member
 from tests.images_lab import finish, leftovers, open_store
 from tests.liar import Liar, liar
-from tests.registry import free_port, need, push, registry
+from tests.ports import free_port
+from tests.registry import need, push, registry
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="unpacking needs root"),

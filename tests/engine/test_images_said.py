@@ -14,7 +14,8 @@ from core.images.remote import _split_term
 from tests import images as make
 from tests.engine.test_cli import Wharf
 from tests.images import directory, member
-from tests.registry import free_port
+from tests.patience import patience
+from tests.ports import free_port
 
 TREE = make.tar(directory("etc"), member("etc/one", data=b"1" * 5000))
 
@@ -91,7 +92,7 @@ async def test_a_reader_that_has_gone_is_no_failure(wharf: Wharf) -> None:
         assert process.stderr
         await process.stdout.readexactly(10)
         process.stdout._transport.close()  # type: ignore[attr-defined]
-        said = await asyncio.wait_for(process.stderr.read(), 30)
+        said = await asyncio.wait_for(process.stderr.read(), patience(60))
         assert (await process.wait(), said) == (141, b"")
 
 

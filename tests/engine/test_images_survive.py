@@ -21,6 +21,7 @@ from tests.engine.test_images_store import HOUSE, ONE, TWO, check, filled
 from tests.images import directory, member
 from tests.images_lab import deep_tree, finish, leftovers, open_store, snapshot
 from tests.liar import liar
+from tests.patience import patience
 
 pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="unpacking needs root")]
 
@@ -115,7 +116,7 @@ async def test_kill_9_at_any_moment_then_pull_again(tmp_path: Path) -> None:
 
 async def until_gone(images: ImageStore) -> None:
     """The dead pull's workers hold their flock until the kernel has ended them too."""
-    end = time.monotonic() + 5
+    end = time.monotonic() + patience(20)
     while leftovers(images) and time.monotonic() < end:
         await images.recover()
         await images.close()
@@ -145,7 +146,7 @@ async def test_layers_become_durable_in_the_background(tmp_path: Path) -> None:
 
 
 async def synced(store: Store) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + patience(60)
     while store.disk.read("SELECT 1 FROM layer WHERE durable = 0"):
         assert time.monotonic() < end, "no layer was marked durable"
         await asyncio.sleep(0.05)

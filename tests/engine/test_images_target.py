@@ -22,6 +22,7 @@ from tests import images as make
 from tests.engine.test_images_commit import made, upper
 from tests.engine.test_images_save import ONE, TWO, loaded, members
 from tests.images_lab import finish, open_store
+from tests.patience import patience
 
 pytestmark = pytest.mark.real
 BIG = make.tar(make.member("big", data=bytes(range(256)) * (16 << 10)))
@@ -140,14 +141,14 @@ async def test_a_stalled_reader_can_be_left(engine: Engine, busybox_image: str, 
         await reader.begin()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(asyncio.shield(task), 20)
+            await asyncio.wait_for(asyncio.shield(task), patience(30))
         os.close(reader.fd)
         read_end, write_end = os.pipe()
         task = asyncio.create_task(work(box.id, write_end))
         await asyncio.to_thread(os.read, read_end, 1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(asyncio.shield(task), 20)
+            await asyncio.wait_for(asyncio.shield(task), patience(30))
         assert os.get_blocking(write_end)  # who else has the pipe is not disturbed
         os.close(read_end)
         os.close(write_end)

@@ -23,6 +23,7 @@ from tests.engine.test_cli import Wharf
 from tests.images import directory, hardlink, member
 from tests.images_lab import deep_tree, finish, open_store
 from tests.liar import liar
+from tests.patience import patience
 
 DAY = 86400.0
 BASE = make.tar(directory("etc"), member("etc/base", data=os.urandom(300_000)), hardlink("etc/again", "etc/base"))
@@ -113,7 +114,7 @@ async def test_what_a_layer_occupies_is_asked_once(engine: Engine, inst: Instanc
 
 
 async def until_durable(engine: Engine) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + patience(60)
     db = engine._ctx.store.disk  # type: ignore[attr-defined]
     while db.read("SELECT 1 FROM layer WHERE durable = 0"):
         assert time.monotonic() < end
@@ -302,10 +303,17 @@ async def test_a_pull_keeps_the_layers_that_it_counts_on(tmp_path: Path) -> None
                 await gate.wait()
 
         server.bend = bend
-        pull = asyncio.create_task(finish(images.pull(f"{server.address}/app:second")))
-        while not server.count(second.layers[1]):
+        phases: list[str] = []
+
+        async def pulled() -> Image:
+            async for step in images.pull(f"{server.address}/app:second"):
+                phases[:] = [layer.phase for layer in step.layers]
+            assert step.image is not None
+            return step.image
+
+        pull = asyncio.create_task(pulled())
+        while phases[:1] != ["exists"] or not server.count(second.layers[1]):  # each in a task of its own
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.1)  # the shared layer is found at once, in a task of its own
         lines = await others.remove(f"{server.address}/app:first", False, lambda _: [])
         assert f"Deleted: {first.config}" in lines
         assert f"Deleted: {first.diffids[0]}" not in lines

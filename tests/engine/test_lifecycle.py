@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import pytest
 
 from core import errors
 from core.engine import Engine
-from core.model import ContainerSpec, ExecSpec, Mount, Resources, State
+from core.model import ContainerSpec, ExecSpec, Mount, PortMapping, Resources, State
 from core.store.paths import Instance
 from tests.patience import patience
+from tests.ports import free_port
 from tests.world import assert_world
 
 
@@ -27,7 +29,7 @@ async def run(engine: Engine, image: str, *argv: str, **fields: object) -> tuple
     """Run to the end; the exit code and the lines."""
     box = await engine.create(ContainerSpec(image, command=argv, **fields))  # type: ignore[arg-type]
     await engine.start(box.id)
-    code = await asyncio.wait_for(engine.wait(box.id), 20)
+    code = await asyncio.wait_for(engine.wait(box.id), patience(20))
     lines = await output(engine, box.id)
     await engine.remove(box.id)
     return code, lines
@@ -48,6 +50,19 @@ async def until(check: object, seconds: float = 10.0) -> None:
     while not await check():  # type: ignore[operator]
         assert time.monotonic() < end, "it did not come about in time"
         await asyncio.sleep(0.02)
+
+
+async def at_rest(engine: Engine, cid: str, seconds: float = 20.0) -> int:
+    """How many lines there are of a container that has stopped to write: what was in its pipes comes a little later.
+
+    One that went on would write some at least in the time that is looked at.
+    """
+    end, count = time.monotonic() + patience(seconds), -1
+    while count != (now := len(await output(engine, cid))):
+        assert time.monotonic() < end, "it goes on"
+        count = now
+        await asyncio.sleep(0.4)
+    return count
 
 
 async def test_output_and_exit_code(engine: Engine, busybox_image: str) -> None:
@@ -123,7 +138,7 @@ async def test_stop_by_signal_and_by_force(engine: Engine, busybox_image: str) -
     await until(lambda: _has(engine, polite, "ready"))
     begun = time.monotonic()
     assert (await engine.stop(polite)).exit_code == 0
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < patience(5)  # not the ten seconds after which it is killed
     deaf = await engine.create(ContainerSpec(busybox_image, command=("sh", "-c", "trap '' TERM; sleep 1000")))
     await engine.start(deaf.id)
     await asyncio.sleep(0.1)
@@ -159,16 +174,27 @@ async def test_pause_and_unpause(engine: Engine, busybox_image: str) -> None:
     await until(lambda: _has(engine, box.id, "2"))
     await engine.pause(box.id)
     assert (await engine.container(box.id)).state is State.PAUSED
-    await asyncio.sleep(0.1)
-    before = len(await output(engine, box.id))
-    await asyncio.sleep(0.3)
-    assert len(await output(engine, box.id)) == before
+    before = await at_rest(engine, box.id)
     with pytest.raises(errors.Conflict):
         await engine.pause(box.id)
     await engine.unpause(box.id)
     await until(lambda: _has(engine, box.id, str(before + 3)))
     await engine.pause(box.id)
     assert (await engine.stop(box.id, timeout=1)).state is State.EXITED
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+async def test_ports_are_free_when_it_has_ended(engine: Engine, busybox_image: str, protocol: str) -> None:
+    """Whoever is told of the end can have them at once: neither its monitor, nor the launcher, nor a process that this
+    is just forking has them still."""
+    number = free_port()
+    ports = (PortMapping(80, number, protocol),)
+    box = await engine.create(ContainerSpec(busybox_image, command=("sleep", "1000"), ports=ports))
+    for end in (engine.kill, lambda cid: engine.stop(cid, timeout=0)) * 5:
+        await engine.start(box.id)
+        await end(box.id)
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM) as other:
+            other.bind(("0.0.0.0", number))
 
 
 async def test_restart_keeps_the_file_system(engine: Engine, busybox_image: str) -> None:
@@ -243,11 +269,17 @@ async def test_cpu_quota_holds(engine: Engine, busybox_image: str) -> None:
     box = await engine.create(spec)
     await engine.start(box.id)
     (first,) = await engine.stats([box.id])
-    await asyncio.sleep(2)
-    (second,) = await engine.stats([box.id])
+    second = first
+
+    async def measured() -> bool:
+        """Over two seconds at least; and it was held back, which on a busy host comes later."""
+        nonlocal second
+        (second,) = await engine.stats([box.id])
+        return second.time - first.time > 2 and second.throttled_ns > first.throttled_ns
+
+    await until(measured, 30)
     used = (second.cpu_ns - first.cpu_ns) / 1e9 / (second.time - first.time)
-    assert 0.02 < used < 0.3
-    assert second.throttled_ns > first.throttled_ns
+    assert 0 < used < 0.3
 
 
 async def test_out_of_memory_is_told(engine: Engine, busybox_image: str) -> None:
@@ -258,7 +290,7 @@ async def test_out_of_memory_is_told(engine: Engine, busybox_image: str) -> None
     )
     box = await engine.create(spec)
     await engine.start(box.id)
-    code = await asyncio.wait_for(engine.wait(box.id), 60)
+    code = await asyncio.wait_for(engine.wait(box.id), patience(60))
     assert code != 0
     assert (await engine.container(box.id)).oom_killed
 

@@ -21,7 +21,7 @@ from core.ops import etc
 from core.store.db import Store
 from core.store.paths import Instance
 from tests.dnslab import PTR, Upstream, over_tcp, over_udp, question, told
-from tests.engine.netlab import run_inside
+from tests.engine.netlab import COMES, run_inside
 from tests.engine.test_crash import state_of
 from tests.engine.test_lifecycle import until
 from tests.engine.test_networks import inside
@@ -48,8 +48,8 @@ async def up(engine: Engine, image: str, name: str, *networks: EndpointSpec | st
 
 
 def _ask(name: str, kind: int) -> tuple[int, list[str]]:
-    found = over_udp(("127.0.0.11", 53), question(name, kind, edns=1232), 4)
-    assert over_tcp(("127.0.0.11", 53), question(name, kind), timeout=4)[0].code == found.code
+    found = over_udp(("127.0.0.11", 53), question(name, kind, edns=1232), COMES)
+    assert over_tcp(("127.0.0.11", 53), question(name, kind), timeout=COMES)[0].code == found.code
     return found.code, sorted(found.values)
 
 

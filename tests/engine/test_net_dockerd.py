@@ -16,6 +16,7 @@ import pytest
 from core.model import PortMapping
 from tests.dockerd import dockerd
 from tests.engine.netlab import (
+    COMES,
     OUTSIDE,
     UPLINK,
     Lab,
@@ -48,7 +49,9 @@ def docker(private_host: None, tmp_path: Path) -> Iterator[Callable[[], Docker]]
             client = stack.enter_context(dockerd("--bip", "172.31.250.1/24", "--storage-driver", "vfs"))
 
             def call(*words: str) -> str:
-                done = subprocess.run((*client, *words), capture_output=True, text=True, check=True, timeout=90)
+                done = subprocess.run(
+                    (*client, *words), capture_output=True, text=True, check=True, timeout=patience(90)
+                )
                 return done.stdout.strip()
 
             oci = busybox_archive(tmp_path / "oci.tar")
@@ -61,7 +64,7 @@ def docker(private_host: None, tmp_path: Path) -> Iterator[Callable[[], Docker]]
     command("ip", "link", "del", "docker0")
 
 
-def page(host: str, port: int, timeout: float = 2.0) -> bool:
+def page(host: str, port: int, timeout: float = COMES) -> bool:
     """Does a web server answer?"""
     with socket.create_connection((host, port), timeout) as peer:
         peer.sendall(b"GET / HTTP/1.0\r\n\r\n")
@@ -70,7 +73,7 @@ def page(host: str, port: int, timeout: float = 2.0) -> bool:
 
 async def comes(check: Callable[[], bool]) -> None:
     """Wait until ``check()`` holds."""
-    async with asyncio.timeout(patience(20)):
+    async with asyncio.timeout(patience(60)):
         while not await asyncio.to_thread(check):
             await asyncio.sleep(0.05)
 

@@ -138,9 +138,7 @@ async def test_cancelled_at_each_await(engine: Engine, busybox_image: str, inst:
         assert_world(inst)
 
 
-async def test_two_hundred_at_once_have_their_own_addresses(
-    engine: Engine, busybox_image: str, inst: Instance
-) -> None:
+async def test_two_hundred_at_once_have_their_own_addresses(engine: Engine, busybox_image: str, inst: Instance) -> None:
     await engine.create_network(NetworkSpec("wide", subnets=(Subnet(f"{range4(16)}.0/22"),)))
     names = [f"b{number}" for number in range(200)]
     spec = ContainerSpec(busybox_image, command=("sleep", "1000"), network="wide")

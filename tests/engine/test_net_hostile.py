@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from core.model import NetworkSpec, Subnet
-from tests.engine.netlab import Lab, Server, ask_tcp, command, lab, netinst, private_host, run_inside
+from tests.engine.netlab import Lab, Server, ask_tcp, command, lab, netinst, private_host, run_inside, soon
 
 __all__ = ["lab", "netinst", "private_host"]
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("private_host")]
@@ -42,7 +42,7 @@ async def test_nobody_believes_its_router_advertisements(lab: Lab) -> None:
     # One that believes is led astray: the test would see it.
     run_inside(neighbour.fd, command, "sysctl", "-qw", "net.ipv6.conf.eth0.accept_ra=2")
     run_inside(bad.fd, advertise)
-    assert "2001:db8:bad" in run_inside(neighbour.fd, command, "ip", "-6", "address")
+    assert soon(lambda: "2001:db8:bad" in run_inside(neighbour.fd, command, "ip", "-6", "address"))
 
 
 async def test_loopback_of_the_host_in_ipv6(lab: Lab) -> None:

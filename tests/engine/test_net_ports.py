@@ -15,6 +15,7 @@ from core.model import PortMapping
 from core.net import firewall, ruleset
 from core.store.paths import find_instance
 from tests.engine.netlab import (
+    COMES,
     OUTSIDE,
     UPLINK,
     Lab,
@@ -293,13 +294,13 @@ async def test_unpublished_udp_flow_ends(lab: Lab, outside: int) -> None:
     first = await lab.box(PortMapping(53, protocol="udp"))
     first.serve("udp", 53)
     port = first.port(53, "udp")
-    assert run_inside(outside, ask_udp, UPLINK, port, 2.0, 40000) == OUTSIDE
+    assert run_inside(outside, ask_udp, UPLINK, port, COMES, 40000) == OUTSIDE
     assert flows_of(first.ip)
     await lab.end(first)
     assert not flows_of(first.ip)
     second = await lab.box(PortMapping(53, port, "udp"))
     second.serve("udp", 53)
-    assert run_inside(outside, ask_udp, UPLINK, port, 2.0, 40000) == OUTSIDE
+    assert run_inside(outside, ask_udp, UPLINK, port, COMES, 40000) == OUTSIDE
     assert flows_of(second.ip)
 
 
@@ -309,7 +310,7 @@ async def test_udp_flow_from_before_the_publish(lab: Lab, outside: int) -> None:
     box.serve("udp", 53)
     assert str(run_inside(outside, ask_udp, UPLINK, 24053, 0.2, 40001)).startswith("error")
     box.published = await lab.net.publish(box.id, box.ends, [PortMapping(53, 24053, "udp")])
-    assert run_inside(outside, ask_udp, UPLINK, 24053, 2.0, 40001) == OUTSIDE
+    assert run_inside(outside, ask_udp, UPLINK, 24053, COMES, 40001) == OUTSIDE
 
 
 async def test_foreign_flow_to_the_same_port_lives(lab: Lab, outside: int) -> None:

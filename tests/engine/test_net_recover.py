@@ -57,12 +57,27 @@ def links(lab: Lab) -> list[str]:
     return [name for name in link_names() if name.startswith(lab.inst.link_prefix)]
 
 
+async def watched(lab: Lab) -> None:
+    """Its table is watched, and the watcher has had its first look, with which it begins."""
+    looks, real = list[bool](), lab.net.restore
+
+    async def counted() -> bool:
+        looks.append(await real())
+        return looks[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lab.net, "restore", counted)
+        lab.net.watch()
+        async with asyncio.timeout(patience(20)):
+            while not looks:
+                await asyncio.sleep(0.01)
+
+
 async def test_watch_restores_what_others_damage(lab: Lab) -> None:
     box = await lab.box(PortMapping(80))
     box.serve("tcp", 80)
     before = table(lab)
-    lab.net.watch()
-    await asyncio.sleep(0.2)
+    await watched(lab)
     for damage in (
         ("flush", "ruleset"),
         ("delete", "table", "inet", lab.inst.nft_table),
@@ -73,7 +88,7 @@ async def test_watch_restores_what_others_damage(lab: Lab) -> None:
     ):
         subprocess.run(("nft", *damage), check=True)
         assert table(lab) != before
-        end = time.monotonic() + patience(10)
+        end = time.monotonic() + patience(20)
         while table(lab) != before:
             assert time.monotonic() < end, damage
             await asyncio.sleep(0.02)
@@ -87,7 +102,7 @@ async def test_watch_leaves_own_work_alone(lab: Lab, monkeypatch: pytest.MonkeyP
     def handle() -> str:
         return command("nft", "-a", "list", "table", "inet", lab.inst.nft_table).splitlines()[0]
 
-    lab.net.watch()
+    await watched(lab)
     await lab.box()
     first = handle()
     await asyncio.sleep(0.3)
@@ -99,8 +114,9 @@ async def test_watch_leaves_own_work_alone(lab: Lab, monkeypatch: pytest.MonkeyP
     assert handle() == first
     assert not looked
     subprocess.run(("nft", "flush", "set", "inet", lab.inst.nft_table, "subnets"), check=True)
-    await asyncio.sleep(0.3)
-    assert looked
+    async with asyncio.timeout(patience(20)):
+        while not looked:
+            await asyncio.sleep(0.01)
     monkeypatch.undo()
 
 
@@ -283,8 +299,7 @@ async def test_docker_comes_later(lab: Lab, outside: int) -> None:
     """The policy turns to DROP under a running container; DOCKER-USER is preferred when it appears."""
     box = await lab.box(PortMapping(80))
     box.serve("tcp", 80)
-    lab.net.watch()
-    await asyncio.sleep(0.2)
+    await watched(lab)
     rules = """
         table ip filter {
             chain DOCKER-USER { }
@@ -293,7 +308,7 @@ async def test_docker_comes_later(lab: Lab, outside: int) -> None:
     """
     subprocess.run(("nft", "-f", "-"), input=rules, text=True, check=True)
     for _ in range(2):
-        end = time.monotonic() + patience(10)
+        end = time.monotonic() + patience(20)
         while len(foreign_rules("DOCKER-USER")) != 2:
             assert time.monotonic() < end
             await asyncio.sleep(0.02)

@@ -12,10 +12,11 @@ import pytest_asyncio
 from core.errors import Conflict
 from core.model import NetworkSpec, Subnet
 from core.store.paths import Instance, find_instance
-from tests.engine.netlab import Lab, command, lab, left_over, netinst, soon
+from tests.engine.netlab import Lab, command, lab, left_over, netinst, private_host, soon
 
-__all__ = ["lab", "netinst"]
-pytestmark = pytest.mark.real
+__all__ = ["lab", "netinst", "private_host"]
+# On a host of their own: a subnet that one of the two has just given up is free for any other test's instance as well.
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("private_host")]
 
 
 def sh(*argv: str) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from core.names import make_id
 from core.net import Net
 from tests.engine.netlab import Box, Lab, command, lab, link_names, netinst, ping, private_host, run_inside, soon
 from tests.engine.ranges import range4
+from tests.patience import patience
 from tests.world import made_ahead
 
 __all__ = ["lab", "netinst", "private_host"]
@@ -32,11 +34,11 @@ def ends(lab: Lab) -> set[str]:
 
 
 async def filled(lab: Lab, count: int = 2) -> set[str]:
-    for _ in range(500):
-        if len(there := made_ahead(lab.inst)) == count:
-            return there
+    end = time.monotonic() + patience(20)
+    while len(there := made_ahead(lab.inst)) != count:
+        assert time.monotonic() < end, f"{there} wait"
         await asyncio.sleep(0.01)
-    raise AssertionError(f"{made_ahead(lab.inst)} wait")
+    return there
 
 
 async def attach(lab: Lab, network: str, want: EndpointSpec, name: str = "eth0") -> Box:
@@ -82,6 +84,15 @@ def look(box: Box) -> dict[str, Any]:
     return found
 
 
+def alike(one: Box, other: Box) -> None:
+    """They look the same, once what the kernel tells late of an interface (that it is up) has come."""
+    soon(lambda: look(one) == look(other), 5)
+    mine, theirs = look(one), look(other)
+    assert mine["addresses"]
+    for key, seen in mine.items():
+        assert theirs[key] == seen, key
+
+
 @pytest.mark.parametrize("case", ["plain", "dual", "isolated", "narrow", "limited"])
 async def test_a_container_cannot_tell(lab: Lab, case: str) -> None:
     subnets = [Subnet(f"{range4(40)}.0/24")] + ([Subnet("fd00:77:61::/64")] if case == "dual" else [])
@@ -101,10 +112,7 @@ async def test_a_container_cannot_tell(lab: Lab, case: str) -> None:
     used = await attach(lab, "one", want)
     assert fresh.attachment.endpoint.interface not in spares
     assert used.attachment.endpoint.interface in spares
-    one, other = look(fresh), look(used)
-    assert one["addresses"]
-    for key, seen in one.items():
-        assert other[key] == seen, key
+    alike(fresh, used)
     assert run_inside(used.fd, ping, gateway)
     assert run_inside(used.fd, ping, fresh.ip, 0.5) == ("error:TimeoutError" if case == "isolated" else True)
     assert used.attachment.endpoint.interface not in made_ahead(lab.inst)
@@ -169,7 +177,7 @@ async def test_nothing_is_left_after_close(lab: Lab) -> None:
     made = await other.attach("bridge", cid)
     await filled(lab)
     await other.close()
-    assert soon(lambda: ends(lab) == {made.endpoint.interface}, 10)
+    assert soon(lambda: ends(lab) == {made.endpoint.interface})
     os.close(made.netns_fd)
     await lab.net.detach(cid)
 
@@ -200,7 +208,7 @@ async def test_killed_with_some_in_its_hands(lab: Lab) -> None:
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.wait()
-    assert soon(lambda: not ends(lab), 10)
+    assert soon(lambda: not ends(lab))
     assert netns.administered()
 
 
@@ -215,10 +223,10 @@ async def test_one_made_for_a_small_mtu(lab: Lab) -> None:
     spares = await filled(lab)
     used = await attach(lab, "usual", EndpointSpec("usual"))
     assert used.attachment.endpoint.interface in spares
-    assert look(used) == look(fresh)
+    alike(fresh, used)
     assert await filled(lab)
     again = await attach(lab, "small", EndpointSpec("small"))
-    assert look(again) == look(narrow)
+    alike(narrow, again)
     assert run_inside(again.fd, ping, narrow.ip)
 
 
@@ -237,7 +245,7 @@ async def test_closed_in_the_middle_of_an_attach(lab: Lab) -> None:
         if not under_way.exception():
             os.close(under_way.result().netns_fd)
         await lab.net.detach(cid)
-    assert soon(lambda: ends(lab) == {box.attachment.endpoint.interface}, 10), ends(lab)
+    assert soon(lambda: ends(lab) == {box.attachment.endpoint.interface}), ends(lab)
     assert not complaints
 
 

@@ -60,6 +60,13 @@ class Town:
         sh("nsenter", "-t", str(self.pid), "-n", *argv)
 
 
+async def listening(engine: Engine, ref: str, port: int) -> None:
+    """Once the container's server is there."""
+    async with asyncio.timeout(patience(20)):
+        while port not in [one.local_port for one in await engine.connections([ref], all=True)]:
+            await asyncio.sleep(0.02)
+
+
 @pytest_asyncio.fixture
 async def town(engine: Engine, inst: Instance, busybox_image: str, outside: int) -> AsyncIterator[Town]:
     sh("ip", "route", "add", "default", "via", OUTSIDE)
@@ -70,9 +77,7 @@ async def town(engine: Engine, inst: Instance, busybox_image: str, outside: int)
     box = await engine.start((await engine.create(spec)).id)
     dns = Server(outside, "dns", 53)
     try:
-        async with asyncio.timeout(patience(5)):
-            while 80 not in [one.local_port for one in await engine.connections(["box"], all=True)]:
-                await asyncio.sleep(0.02)
+        await listening(engine, "box", 80)
         (end,) = box.endpoints
         port = box.ports[0].host_port
         yield Town(engine, inst, busybox_image, network.bridge, end.interface, end.ip, box.pid, port, dns)
@@ -229,6 +234,7 @@ async def test_both_versions_of_ip(town: Town) -> None:
     bound = (PortMapping(80), PortMapping(80, 0, "tcp", "::1"), PortMapping(7, 0, "sctp"), PortMapping(80, 0, "udp"))
     spec = ContainerSpec(town.image, "both", ("sh", "-c", HTTP), network="dual", ports=bound[:3], dns=(OUTSIDE,))
     await town.engine.start((await town.engine.create(spec)).id)
+    await listening(town.engine, "both", 80)
     steps = await town.check("both")
     assert {step.status for step in steps} == {"ok", "skipped"}, steps
     assert [step.found for step in steps if step.name in ("gateway", "bridge address", "default route")] == [

@@ -24,6 +24,7 @@ from core.net import sockets
 from core.store.paths import Instance
 from tests.engine.netlab import OUTSIDE, UPLINK, Server, keeper_held, outside, private_host
 from tests.engine.test_cli import Wharf, wharf
+from tests.engine.test_network_check import listening
 from tests.patience import patience
 
 __all__ = ["outside", "private_host", "wharf"]
@@ -40,7 +41,7 @@ async def up(engine: Engine, image: str, name: str, script: str, *ports: PortMap
 @contextmanager
 def talk(host: str, port: int, data: bytes = b"x" * 1000) -> Iterator[socket.socket]:
     """A connection to an echo server that has sent and got back ``data``."""
-    with socket.create_connection((host, port), patience(5)) as peer:
+    with socket.create_connection((host, port), patience(20)) as peer:
         peer.sendall(data)
         left = len(data)
         while left:
@@ -48,15 +49,9 @@ def talk(host: str, port: int, data: bytes = b"x" * 1000) -> Iterator[socket.soc
         yield peer
 
 
-async def listening(engine: Engine, ref: str, port: int) -> None:
-    async with asyncio.timeout(patience(5)):
-        while port not in [one.local_port for one in await engine.connections([ref], all=True)]:
-            await asyncio.sleep(0.02)
-
-
 async def until(engine: Engine, ref: str, **wanted: object) -> Connection:
     """The one connection of a container that has these values, when it has come."""
-    async with asyncio.timeout(patience(5)):
+    async with asyncio.timeout(patience(20)):
         while True:
             found = await engine.connections([ref])
             fits = [one for one in found if all(getattr(one, key) == value for key, value in wanted.items())]
@@ -92,9 +87,9 @@ async def test_both_ends_of_a_connection(engine: Engine, busybox_image: str) -> 
     assert again.time > asked.time
     # One that is over likewise.
     session = await engine.exec(client, ExecSpec(("timeout", "1", "nc", ip, "7")))
-    await asyncio.wait_for(session.wait(), patience(5))
+    await asyncio.wait_for(session.wait(), patience(20))
     await session.close()
-    async with asyncio.timeout(patience(5)):
+    async with asyncio.timeout(patience(20)):
         while "time-wait" not in [one.state for one in await engine.connections(all=True)]:
             await asyncio.sleep(0.02)
     assert "time-wait" not in [one.state for one in await engine.connections()]
@@ -211,7 +206,7 @@ async def test_counters_of_interfaces_are_the_containers(engine: Engine, busybox
     assert now["back"].tx_bytes - before["back"].tx_bytes > 50_000
     assert now["web"].rx_bytes - before["web"].rx_bytes < 10_000
     # As the container itself reads them, when all of it has arrived.
-    async with asyncio.timeout(patience(5)):
+    async with asyncio.timeout(patience(20)):
         while _counted(box.pid, "eth1") != (now["back"].rx_bytes, now["back"].rx_packets, now["back"].tx_bytes):
             now = {one.network: one for one in await engine.interfaces()}
 

@@ -42,14 +42,23 @@ def started(runtime: Runtime, name: str = "box", **process: object) -> tuple[Pat
     return folder, out
 
 
+_READERS: dict[Path, subprocess.Popen[bytes]] = {}  # by the file that each writes to
+
+
 @contextmanager
 def piped(out: Path) -> Iterator[IO[bytes]]:
     """A pipe, as every engine gives one: a file that grows meanwhile would not be the one that CRIU has seen."""
     with out.open("a") as file:
-        reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file)
+        reader = _READERS[out] = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file)
     assert reader.stdin is not None
     with reader.stdin:
         yield reader.stdin
+
+
+def said(out: Path) -> int:
+    """How many lines a container that is no more has written: all of them, once who reads them has seen the end."""
+    assert _READERS.pop(out).wait(patience(20)) == 0
+    return len(out.read_text().split())
 
 
 def until(out: Path, least: int) -> list[int]:
@@ -68,7 +77,7 @@ def test_there_and_back(runtime: Runtime, tmp_path: Path) -> None:
     assert (tmp_path / "work/dump.log").exists()
     assert (images / "inventory.img").exists()
     assert runtime.call("state", "box").returncode == 1, "it is no more, as with runc"
-    count = len(out.read_text().split())
+    count = said(out)
     with piped(out) as file:
         options = ["--detach", "--bundle", folder, "--image-path", images, "--pid-file", tmp_path / "pid"]
         runtime.good("restore", *options, "box", stdout=file, stderr=file)
@@ -90,14 +99,14 @@ def test_leave_running_and_restore_in_the_foreground(runtime: Runtime, tmp_path:
     assert runtime.state("box")["status"] == "running"
     until(out, len(out.read_text().split()) + 3)
     runtime.good("delete", "--force", "box")
-    count = len(out.read_text().split())
+    count = said(out)
     with piped(out) as file:
         argv = runtime.argv("restore", "--bundle", folder, "--image-path", images, "box")
         process = subprocess.Popen(argv, stdout=file, stderr=file, stdin=subprocess.DEVNULL, cwd=HOUSE)
         found = until(out, count + 3)
     assert found[count] <= found[count - 1], "it went on from the checkpoint, not from the end"
     runtime.good("kill", "box", "KILL")
-    assert process.wait(20) == 137
+    assert process.wait(patience(20)) == 137
     assert runtime.call("state", "box").returncode == 1
 
 
@@ -125,7 +134,7 @@ def with_console(runtime: Runtime, tmp_path: Path, words: list[str | Path]) -> i
     with socket.socket(socket.AF_UNIX) as listener:
         sockets.bind(listener, str(path))
         listener.listen(1)
-        listener.settimeout(30)
+        listener.settimeout(patience(30))
         with (tmp_path / "log").open("w") as log:
             runtime.good(*words, "--console-socket", path, "box", stdout=log, stderr=log)
         with listener.accept()[0] as line:

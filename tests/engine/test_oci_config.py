@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import needs_root
 from tests.imagemaker import busybox
-from tests.oci import Config, Runtime, save
+from tests.oci import MAPPED, Config, Runtime, save
 from tests.patience import patience
 
 pytestmark = [needs_root, pytest.mark.skipif(busybox() is None, reason="needs busybox-static from Debian")]
@@ -89,7 +89,7 @@ def test_a_namespace_is_joined_by_path(runtime: Runtime, kind: str) -> None:
     try:
         wanted = name if kind not in ("pid", "time") else f"{name}_for_children"
         path = f"/proc/{holder.pid}/ns/{wanted}"
-        end = time.monotonic() + patience(5)
+        end = time.monotonic() + patience(20)
         while not os.path.exists(path) or os.readlink(path) == os.readlink(f"/proc/self/ns/{name}"):
             assert time.monotonic() < end
             time.sleep(0.01)
@@ -129,15 +129,15 @@ def test_clocks_of_a_time_namespace(runtime: Runtime) -> None:
 
 def with_user(config: Config) -> None:
     namespaced({"type": "user"})(config)
-    config["linux"]["uidMappings"] = [{"containerID": 0, "hostID": 200000, "size": 1000}]
-    config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": 300000, "size": 1000}]
+    config["linux"]["uidMappings"] = [{"containerID": 0, "hostID": MAPPED, "size": 1000}]
+    config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": MAPPED + 5000, "size": 1000}]
 
 
 def test_a_user_namespace_with_its_maps(runtime: Runtime) -> None:
     line = "id -u; cat /proc/self/uid_map /proc/self/gid_map; test -c /dev/null && echo x >/dev/null && echo devices"
     lines = look(runtime, line, with_user).splitlines()
     assert lines[0] == "0"
-    assert [row.split() for row in lines[1:3]] == [["0", "200000", "1000"], ["0", "300000", "1000"]]
+    assert [row.split() for row in lines[1:3]] == [["0", str(MAPPED), "1000"], ["0", str(MAPPED + 5000), "1000"]]
     assert lines[3] == "devices"
 
 
@@ -163,8 +163,9 @@ def test_a_created_container_is_its_users_on_the_host(runtime: Runtime) -> None:
     save(folder, config)
     runtime.good("run", "--detach", "--bundle", folder, "box", stdout=subprocess.DEVNULL)
     pid = runtime.state("box")["pid"]
-    assert Path(f"/proc/{pid}").stat().st_uid == 200000
-    assert runtime.good("exec", "box", "sh", "-c", "id -u; cat /proc/self/uid_map").split()[:3] == ["0", "0", "200000"]
+    assert Path(f"/proc/{pid}").stat().st_uid == MAPPED
+    said = runtime.good("exec", "box", "sh", "-c", "id -u; cat /proc/self/uid_map")
+    assert said.split()[:3] == ["0", "0", str(MAPPED)]
 
 
 # -- mounts

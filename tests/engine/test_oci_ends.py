@@ -17,7 +17,7 @@ import pytest
 from core.oci.store import Held, Store
 from tests.conftest import needs_root
 from tests.imagemaker import busybox
-from tests.oci import HOUSE, Config, Runtime, save
+from tests.oci import HOUSE, MAPPED, Config, Runtime, save
 from tests.patience import patience
 
 pytestmark = [needs_root, pytest.mark.skipif(busybox() is None, reason="needs busybox-static from Debian")]
@@ -66,7 +66,7 @@ def test_a_start_that_hangs_can_be_ended(runtime: Runtime, kind: str) -> None:
         runtime.good("delete", "--force", "box")
         assert runtime.good("list", "-q") == ""
         if kind == "startContainer":
-            assert start.wait(20) == 1
+            assert start.wait(patience(20)) == 1
     finally:
         subprocess.run(["pkill", "-P", str(start.pid)], check=False)  # its hook
         start.kill()
@@ -114,7 +114,8 @@ def test_a_create_killed_with_its_cgroup_made_leaves_none(runtime: Runtime) -> N
     process.send_signal(signal.SIGKILL)
     process.wait()
     for pid in listed.stdout.split():
-        os.kill(int(pid), signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # what ends with its parent may have been reaped by now
+            os.kill(int(pid), signal.SIGKILL)
     runtime.good("delete", "--force", "box")  # the fixture sees that no group is left
 
 
@@ -123,7 +124,7 @@ def test_a_create_killed_in_its_hooks_leaves_no_process(runtime: Runtime, tmp_pa
     which the kernel forgets what they asked for: to be ended with their parent."""
     folder, config = runtime.bundle("box", "sleep", "100")
     config["linux"]["namespaces"].append({"type": "user"})
-    maps = [{"containerID": 0, "hostID": 200000, "size": 1000}]
+    maps = [{"containerID": 0, "hostID": MAPPED, "size": 1000}]
     config["linux"] |= {"uidMappings": maps, "gidMappings": maps}
     os.mkfifo(tmp_path / "here")
     hook = ["sh", "-c", f"echo $$ >{tmp_path}/here; exec sleep 100"]
@@ -131,7 +132,7 @@ def test_a_create_killed_in_its_hooks_leaves_no_process(runtime: Runtime, tmp_pa
     save(folder, config)
     making = background(runtime, "create", "--bundle", folder, "box")
     with open(os.open(tmp_path / "here", os.O_RDWR | os.O_NONBLOCK), "rb", buffering=0) as here:
-        assert select.select([here], [], [], 20)[0]
+        assert select.select([here], [], [], patience(20))[0]
         sleeper = int(here.read(16))
     try:
         children = Path(f"/proc/{making.pid}/task/{making.pid}/children").read_text().split()
@@ -143,7 +144,7 @@ def test_a_create_killed_in_its_hooks_leaves_no_process(runtime: Runtime, tmp_pa
         for end in ends:
             poll = select.poll()
             poll.register(end, select.POLLIN)
-            assert poll.poll(5000), "it has outlived its parent"
+            assert poll.poll(patience(20) * 1000), "it has outlived its parent"
             os.close(end)
     finally:
         os.kill(sleeper, signal.SIGKILL)
@@ -161,7 +162,7 @@ def test_exec_in_a_paused_container_waits_there(runtime: Runtime) -> None:
     time.sleep(0.7)
     assert process.poll() is None
     runtime.good("resume", "box")
-    assert process.wait(20) == 0
+    assert process.wait(patience(20)) == 0
 
 
 def test_sockets_are_handed_on(runtime: Runtime) -> None:

@@ -19,7 +19,7 @@ from tests.conftest import needs_root
 from tests.criu import needs_criu
 from tests.dockerd import dockerd
 from tests.imagemaker import busybox, busybox_archive
-from tests.oci import HOUSE
+from tests.oci import HOUSE, MAPPED
 from tests.patience import patience
 
 pytestmark = [needs_root, pytest.mark.slow]
@@ -63,7 +63,7 @@ def _caller(argv: list[str], env: dict[str, str]) -> Call:
         if tty:
             return _on_a_terminal(line, env, tty)
         return subprocess.run(
-            line, capture_output=True, text=True, timeout=90, check=False, env=env, stdin=subprocess.DEVNULL
+            line, capture_output=True, text=True, timeout=patience(90), check=False, env=env, stdin=subprocess.DEVNULL
         )
 
     return call
@@ -79,7 +79,7 @@ def _on_a_terminal(argv: list[str], env: dict[str, str], part: str) -> subproces
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        limit = threading.Timer(90, process.kill)
+        limit = threading.Timer(patience(90), process.kill)
         limit.start()
         try:
             words = b""
@@ -186,8 +186,8 @@ def test_a_container_in_the_background(engine_call: Call) -> None:
 
 def test_user_namespaces_of_podman(podman: Call) -> None:
     line = "id -u; cat /proc/self/uid_map; touch /x && echo ok"
-    done = podman(*RUN, "--uidmap", "0:100000:5000", IMAGE, "sh", "-c", line)
-    assert done.stdout.split() == ["0", "0", "100000", "5000", "ok"], done.stderr
+    done = podman(*RUN, "--uidmap", f"0:{MAPPED}:5000", IMAGE, "sh", "-c", line)
+    assert done.stdout.split() == ["0", "0", str(MAPPED), "5000", "ok"], done.stderr
 
 
 def test_limits_change_under_docker(docker: Call) -> None:

@@ -63,7 +63,7 @@ def test_a_container_in_the_background(person: Person) -> None:
         pid = json.loads(person.ok("runtime", "state", "box"))["pid"]
         assert os.stat(f"/proc/{pid}").st_uid == person.uid
         person.ok("runtime", "kill", "box", "KILL")
-        assert process.wait(20) == 137
+        assert process.wait(patience(20)) == 137
     assert person.ok("runtime", "list", "-q") == ""
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from tests.conftest import needs_root
 from tests.imagemaker import busybox
-from tests.oci import HOUSE, Config, Runtime, save
+from tests.oci import HOUSE, MAPPED, Config, Runtime, save
+from tests.patience import patience
 
 Popen = subprocess.Popen[str]
 
@@ -36,7 +37,7 @@ class Manager:
 
     def hear(self) -> str:
         """The next word; a barrier is left behind at once."""
-        self.socket.settimeout(60)
+        self.socket.settimeout(patience(60))
         data, fds, _, _ = socket.recv_fds(self.socket, 4096, 4)
         for fd in fds:
             os.close(fd)
@@ -96,7 +97,7 @@ def test_a_start_lasts_until_the_command_is_ready(runtime: Runtime, manager: Man
         config["mounts"].append({"destination": "/go", "type": "bind", "source": str(go), "options": ["bind"]})
 
     folder = bundle(runtime, script.replace("\\n", "\n"), mount_go)
-    assert begin(runtime, manager, "create", "--bundle", folder, "box").wait(60) == 0
+    assert begin(runtime, manager, "create", "--bundle", folder, "box").wait(patience(60)) == 0
     start = begin(runtime, manager, "start", "box")
     with go.open("w") as file:  # its reader has said something that is no readiness
         assert start.poll() is None
@@ -105,7 +106,7 @@ def test_a_start_lasts_until_the_command_is_ready(runtime: Runtime, manager: Man
     pid = runtime.state("box")["pid"]
     assert manager.hear() == f"MAINPID={pid}\nREADY=1"
     assert manager.hear() == "BARRIER=1"
-    assert start.wait(60) == 0
+    assert start.wait(patience(60)) == 0
     assert runtime.state("box")["status"] == "running"
     assert runtime.good("exec", "box", "sh", "-c", "echo $NOTIFY_SOCKET") == "\n", "the first process alone has it"
 
@@ -118,7 +119,7 @@ def test_who_waits_in_the_foreground_is_what_is_watched(runtime: Runtime, manage
     run = begin(runtime, manager, "run", "--bundle", folder, "box", output=subprocess.PIPE)
     assert manager.hear() == f"MAINPID={run.pid}\nREADY=1"
     assert manager.hear() == "BARRIER=1"
-    said, _ = run.communicate(timeout=60)
+    said, _ = run.communicate(timeout=patience(60))
     assert run.returncode == 7, said
     assert said.splitlines()[0] == "/run/notify/notify.sock"
     assert "Read-only" in said
@@ -128,7 +129,7 @@ def test_a_detached_run_of_another_user(runtime: Runtime, manager: Manager) -> N
     """In a user namespace, and as a user who owns nothing there."""
 
     def change(config: Config) -> None:
-        maps = [{"containerID": 0, "hostID": 200000, "size": 2000}]
+        maps = [{"containerID": 0, "hostID": MAPPED, "size": 2000}]
         config["linux"]["namespaces"].append({"type": "user"})
         config["linux"] |= {"uidMappings": maps, "gidMappings": maps}
         config["process"]["user"] = {"uid": 1000, "gid": 1000}
@@ -139,12 +140,12 @@ def test_a_detached_run_of_another_user(runtime: Runtime, manager: Manager) -> N
     assert manager.hear() == f"MAINPID={runtime.state('box')['pid']}\nREADY=1"
     assert run.poll() is None, "it does not wait until that is read"
     assert manager.hear() == "BARRIER=1"
-    assert run.wait(60) == 0
+    assert run.wait(patience(60)) == 0
 
 
 def test_a_command_that_ends_is_not_waited_for(runtime: Runtime, manager: Manager) -> None:
     folder = bundle(runtime, f"{SAY} STATUS=no")
-    assert begin(runtime, manager, "run", "--detach", "--bundle", folder, "box").wait(60) == 0
+    assert begin(runtime, manager, "run", "--detach", "--bundle", folder, "box").wait(patience(60)) == 0
     assert manager.silent()
     runtime.good("delete", "--force", "box")
 
@@ -153,7 +154,7 @@ def test_a_manager_that_is_gone_is_told_of_and_ends_nothing(runtime: Runtime, ma
     manager.socket.close()
     folder = bundle(runtime, f"{SAY} READY=1 || exit 3")
     run = begin(runtime, manager, "run", "--bundle", folder, "box", output=subprocess.PIPE)
-    said, _ = run.communicate(timeout=60)
+    said, _ = run.communicate(timeout=patience(60))
     assert run.returncode == 0
     assert "was not told" in said
     assert manager.address in said
@@ -165,5 +166,6 @@ def test_without_a_manager_nothing_is_made(runtime: Runtime, manager: Manager) -
     assert runtime.good("run", "--bundle", folder, "box", env=env) == "/of/the/image\n"
     with open(runtime.base / "out", "w") as file:
         assert runtime.call("create", "--bundle", folder, "box", env=env, stdout=file, stderr=file).returncode == 0
-    assert begin(runtime, manager, "start", "box").wait(60) == 0, "who was created without has nothing to tell"
+    start = begin(runtime, manager, "start", "box")
+    assert start.wait(patience(60)) == 0, "who was created without has nothing to tell"
     assert manager.silent()

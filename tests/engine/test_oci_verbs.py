@@ -20,7 +20,7 @@ from tests.patience import patience
 pytestmark = [needs_root, pytest.mark.skipif(busybox() is None, reason="needs busybox-static from Debian")]
 
 
-def wait_for(what: Callable[[], object], seconds: float = 10.0) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 20.0) -> None:
     end = time.monotonic() + patience(seconds)
     while not what():
         assert time.monotonic() < end, "it never came"
@@ -49,7 +49,7 @@ def test_a_whole_life(runtime: Runtime) -> None:
     runtime.good("start", "box")
     assert runtime.state("box")["status"] == "running"
     wait_for(lambda: output.read_text() == "hello\n")
-    assert Path(f"/proc/{state['pid']}/cmdline").read_bytes().startswith(b"sleep\0")
+    wait_for(lambda: Path(f"/proc/{state['pid']}/cmdline").read_bytes().startswith(b"sleep\0"))
     runtime.good("kill", "box", "KILL")
     wait_for(lambda: runtime.state("box")["status"] == "stopped")
     assert runtime.state("box")["pid"] == 0
@@ -165,7 +165,7 @@ def test_run_passes_signals_on(runtime: Runtime) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 3
+    assert process.wait(patience(20)) == 3
     process.stdout.close()
 
 
@@ -248,7 +248,7 @@ def test_update_and_events(runtime: Runtime) -> None:
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["type"] == "stats"
     runtime.good("kill", "box", "KILL")
-    process.communicate(timeout=60)  # which reads on: it writes faster than a pipe holds
+    process.communicate(timeout=patience(60))  # which reads on: it writes faster than a pipe holds
     assert process.returncode == 0  # it ends with the container
 
 

@@ -17,8 +17,10 @@ from core import errors
 from core.engine import Engine
 from core.model import ContainerSpec, DeviceLimit, Resources, RestartPolicy, State
 from core.store.paths import Instance
+from tests.engine.pids import begun, is_monitor, processes, runs, zombies_of
 from tests.engine.test_lifecycle import output, until
 from tests.engine.test_options import host_config, inside, shell
+from tests.patience import patience
 
 CGROUPS = Path("/sys/fs/cgroup")
 on_v1 = pytest.mark.skipif(not (CGROUPS / "memory").is_dir(), reason="the setting is of cgroup v1")
@@ -159,12 +161,12 @@ async def test_the_hosts_processes(engine: Engine, busybox_image: str) -> None:
     group: set[int] = set()
 
     async def all_there() -> bool:
-        group.update(await processes(engine, cid))
+        group.update(processes(cid))
         return len(group) >= 3
 
     await until(all_there)
     await engine.stop(cid, timeout=0.1)
-    assert [one for one in group if Path(f"/proc/{one}").exists()] == []
+    assert not any(map(runs, group))
     assert (await engine.container(cid)).exit_code in (137, 143)
 
 
@@ -178,23 +180,11 @@ async def test_nothing_runs_on_until_a_restart(engine: Engine, busybox_image: st
     await engine.start(box.id)
     async for event in engine.events(since=since):
         if event.id == box.id and event.action == "die":
-            assert await processes(engine, box.id) == set()
+            # The next run may have begun by now: of that one all processes are younger.
+            assert [pid for pid in processes(box.id) if begun(pid) < event.time] == []
             break
     await engine.wait(box.id)
     assert (await engine.container(box.id)).restarts == 2
-
-
-async def processes(engine: Engine, cid: str) -> set[int]:
-    """Of its cgroup; from the host's side."""
-    found = set()
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            try:
-                if cid in (path / "cgroup").read_text():
-                    found.add(int(path.name))
-            except OSError:
-                continue
-    return found
 
 
 async def test_orphans_in_the_hosts_pid_namespace_are_reaped(engine: Engine, busybox_image: str) -> None:
@@ -213,38 +203,27 @@ async def test_orphans_in_the_hosts_pid_namespace_are_reaped(engine: Engine, bus
         await engine.kill(cid)
 
 
-def zombies_of(cid: str) -> list[str]:
-    """Of the container's monitor."""
-    found = []
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            try:
-                rest = (path / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if rest[0] == "Z" and is_monitor(Path(f"/proc/{rest[1]}"), cid):
-                found.append(path.name)
-    return found
-
-
 async def test_joined_pid_namespace(engine: Engine, busybox_image: str) -> None:
     donor = await started(engine, busybox_image, name="donor")
     script = "cat /proc/1/comm; (setsid sleep 98 &); echo ready; exec sleep 99"
     other = await started(engine, busybox_image, "sh", "-c", script, pid="container:donor")
     assert namespace("pid", await pid_of(engine, other)) == namespace("pid", await pid_of(engine, donor))
-    code, text = await inside(engine, donor, "ps", "-o", "args")
-    assert code == 0
-    assert "sleep 99" in text
+
+    async def there() -> bool:
+        code, text = await inside(engine, donor, "ps", "-o", "args")
+        return code == 0 and "sleep 98" in text and "sleep 99" in text
+
+    await until(there)
     assert (await inside(engine, other, "sh", "-c", "kill -0 1 && echo seen"))[1] == "seen"
-    group = await processes(engine, other)
+    group = processes(other)
     assert len(group) >= 2
     await engine.stop(other, timeout=0.1)
-    assert [one for one in group if Path(f"/proc/{one}").exists()] == []
+    assert not any(map(runs, group))
     assert (await engine.container(donor)).state is State.RUNNING
     # With the donor's first process everything of its namespace goes, the guest's too.
     await engine.start(other)
     await engine.kill(donor)
-    assert await asyncio.wait_for(engine.wait(other), 10) == 137
+    assert await asyncio.wait_for(engine.wait(other), patience(20)) == 137
     with pytest.raises(errors.Conflict):
         await engine.start(other)
 
@@ -273,7 +252,13 @@ async def test_a_killed_monitor_of_a_container_in_the_hosts_pid_namespace(
     """Its successor knows as well that it has to end the others."""
     script = "(setsid sleep 98 &); exec sleep 99"
     cid = await started(engine, busybox_image, "sh", "-c", script, pid="host")
-    group = await processes(engine, cid)
+    group: set[int] = set()
+
+    async def all_there() -> bool:
+        group.update(processes(cid))
+        return len(group) >= 2
+
+    await until(all_there)
     monitors = [one for one in Path("/proc").iterdir() if one.name.isdigit() and is_monitor(one, cid)]
     os.kill(int(monitors[0].name), signal.SIGKILL)
 
@@ -283,14 +268,7 @@ async def test_a_killed_monitor_of_a_container_in_the_hosts_pid_namespace(
 
     await until(replaced)
     await engine.kill(cid)
-    assert [one for one in group if Path(f"/proc/{one}").exists()] == []
-
-
-def is_monitor(process: Path, cid: str) -> bool:
-    try:
-        return (process / "cmdline").read_bytes().startswith(f"wharf-monitor {cid}".encode())
-    except OSError:
-        return False
+    assert not any(map(runs, group))
 
 
 # -- cgroups

@@ -8,6 +8,7 @@ from core.engine import Engine
 from core.model import ContainerSpec, ExecSpec, Healthcheck, RestartPolicy, State
 from core.store.paths import Instance
 from tests.engine.test_lifecycle import output, sleeper, until
+from tests.patience import patience
 from tests.world import assert_world
 
 
@@ -17,7 +18,7 @@ async def test_restart_policy_backs_off_and_counts(engine: Engine, busybox_image
     )
     box = await engine.create(spec)
     await engine.start(box.id)
-    assert await asyncio.wait_for(engine.wait(box.id), 20) == 5
+    assert await asyncio.wait_for(engine.wait(box.id), patience(20)) == 5
     assert await output(engine, box.id) == ["try"] * 4
     assert (await engine.container(box.id)).restarts == 3
 
@@ -34,24 +35,26 @@ async def test_stop_ends_automatic_restarts(engine: Engine, busybox_image: str) 
 
 
 async def test_health(engine: Engine, busybox_image: str) -> None:
-    check = Healthcheck(("CMD-SHELL", "test -e /ok"), interval=0.2, timeout=2, retries=2)
+    # The first check lasts until we have seen what is said before there is a verdict.
+    script = "until test -e /go; do sleep 0.05; done; test -e /ok"
+    check = Healthcheck(("CMD-SHELL", script), interval=0.2, timeout=patience(60), retries=2)
     cid = await sleeper(engine, busybox_image, healthcheck=check)
     assert (await engine.container(cid)).health == "starting"
 
     async def is_health(word: str) -> bool:
         return (await engine.container(cid)).health == word
 
-    await until(lambda: is_health("unhealthy"))
-    session = await engine.exec(cid, ExecSpec(("touch", "/ok")))
-    assert await session.wait() == 0
-    await session.close()
-    await until(lambda: is_health("healthy"))
+    for file, verdict in (("/go", "unhealthy"), ("/ok", "healthy")):
+        session = await engine.exec(cid, ExecSpec(("touch", file)))
+        assert await session.wait() == 0
+        await session.close()
+        await until(lambda verdict=verdict: is_health(verdict))  # type: ignore[misc]
 
 
 async def test_auto_remove(engine: Engine, busybox_image: str) -> None:
     box = await engine.create(ContainerSpec(busybox_image, command=("sh", "-c", "exit 4"), auto_remove=True))
     await engine.start(box.id)
-    assert await asyncio.wait_for(engine.wait(box.id), 10) == 4
+    assert await asyncio.wait_for(engine.wait(box.id), patience(20)) == 4
 
     async def gone() -> bool:
         return not await engine.containers()

@@ -24,29 +24,28 @@ from core.ops import ports as verbs
 from core.store.paths import Instance
 from core.supervise import client
 from tests.engine.ranges import range4
+from tests.engine.test_lifecycle import until
+from tests.engine.test_network_check import listening
 from tests.patience import patience
+from tests.ports import free_port
 from tests.world import assert_world
 
 pytestmark = pytest.mark.real
 ECHO = ("nc", "-ll", "-p", "7000", "-e", "cat")
 
 
-def free_port() -> int:
-    """One that nobody has at this moment, on any address; not of those that the kernel gives out by itself."""
-    for number in range(21000 + os.getpid() % 5000, 32000):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("", number))
-                return number
-            except OSError:
-                continue
-    raise AssertionError("no free port")
+def neighbours() -> int:
+    """Of two free ports that follow one another, the first."""
+    one, other = free_port(), free_port()
+    while other != one + 1:
+        one, other = other, free_port()
+    return one
 
 
 async def says(port: int, word: str = "hello") -> str:
     """What the echo behind the port answers; "" for nothing."""
     try:
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(patience(20)):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(f"{word}\n".encode())
             answer = (await reader.readline()).decode().strip()
@@ -66,19 +65,10 @@ def is_free(port: int) -> bool:
             return False
 
 
-async def freed(port: int) -> bool:
-    """The launcher lets go of its copy a moment after the monitor."""
-    for _ in range(int(patience(100))):
-        if is_free(port):
-            return True
-        await asyncio.sleep(0.02)
-    return False
-
-
 async def echo(engine: Engine, image: str, **fields: object) -> str:
     box = await engine.create(ContainerSpec(image, command=ECHO, **fields))  # type: ignore[arg-type]
     await engine.start(box.id)
-    await asyncio.sleep(0.3)
+    await listening(engine, box.id, 7000)
     return box.id
 
 
@@ -96,11 +86,11 @@ async def test_added_and_removed_while_a_connection_lives(engine: Engine, busybo
     assert [p.host_port for p in box.ports] == [first]
     assert box.spec.ports == (PortMapping(7000, first),)
     assert not await says(second)
-    assert await freed(second)
+    assert is_free(second)
     assert_world(inst)
     # All the while this one went on; closing its port ends it.
     writer.write(b"still here\n")
-    assert await asyncio.wait_for(reader.readline(), 5) == b"still here\n"
+    assert await asyncio.wait_for(reader.readline(), patience(20)) == b"still here\n"
     with pytest.raises(NotFound, match=f"port {second}/tcp"):  # so that one of UDP alone is not taken for it
         await engine.unpublish_ports(cid, [PortMapping(0, second)])
     await engine.unpublish_ports(cid, [PortMapping(7000)])
@@ -119,23 +109,47 @@ async def test_kept_over_restarts(engine: Engine, busybox_image: str, inst: Inst
     await engine.publish_ports(cid, [PortMapping(7000, port)])
     pid = (await engine.container(cid)).pid
     os.kill(pid, signal.SIGKILL)  # an automatic restart, by its monitor
-    for _ in range(int(patience(100))):
-        if (await engine.container(cid)).pid not in (0, pid) and await says(port):
-            break
-        await asyncio.sleep(0.05)
+
+    async def again() -> bool:
+        return (await engine.container(cid)).pid not in (0, pid)
+
+    await until(again)
+    await listening(engine, cid, 7000)
     assert await says(port) == "hello"
     assert not is_free(port)
     await engine.restart(cid, timeout=0)
-    await asyncio.sleep(0.3)
+    await listening(engine, cid, 7000)
     assert await says(port) == "hello"
     # The monitor is killed: its successor has the reservation from the launcher.
     state = client.read_state(inst, cid)
     assert state is not None
     os.kill(state.monitor_pid, signal.SIGKILL)
-    await asyncio.sleep(0.5)
+
+    async def replaced() -> bool:
+        now = client.read_state(inst, cid)
+        return now is not None and now.monitor_pid != state.monitor_pid
+
+    await until(replaced)
     assert not is_free(port)
     await engine.unpublish_ports(cid, [PortMapping(0, port)])
-    assert await freed(port)
+    assert is_free(port)
+
+
+async def test_free_when_it_is_stopped(engine: Engine, busybox_image: str) -> None:
+    """Also for another container, and for any program: whoever is told of the end does not have to try again."""
+    port = free_port()
+    spec = ContainerSpec(busybox_image, command=("sleep", "1000"), ports=(PortMapping(7000, port),))
+    for verb in ("stop", "remove", "restart"):
+        box = await engine.start((await engine.create(spec)).id)
+        assert not is_free(port)
+        if verb == "remove":
+            await engine.remove(box.id, force=True)
+            assert is_free(port)
+            continue
+        await engine.stop(box.id, timeout=0)
+        assert is_free(port)
+        if verb == "restart":
+            await engine.restart(box.id, timeout=0)
 
 
 async def test_of_a_stopped_container(engine: Engine, busybox_image: str) -> None:
@@ -144,7 +158,7 @@ async def test_of_a_stopped_container(engine: Engine, busybox_image: str) -> Non
     assert (await engine.publish_ports(box.id, [PortMapping(7000, port), PortMapping(53, 0, "udp")])).ports == ()
     await engine.unpublish_ports(box.id, [PortMapping(53, protocol="udp")])
     await engine.start(box.id)
-    await asyncio.sleep(0.3)
+    await listening(engine, box.id, 7000)
     assert await says(port) == "hello"
     assert [p.protocol for p in (await engine.container(box.id)).ports] == ["tcp"]
 
@@ -190,7 +204,7 @@ async def test_nothing_half_open(
         broken.setattr(verbs.records, "save_networks", fails)
         with pytest.raises(Exception, match="No space"):
             await engine.publish_ports(cid, [PortMapping(7000, port)])
-    assert await freed(port)
+    assert is_free(port)
     assert_world(inst)
     await engine.publish_ports(cid, [PortMapping(7000, port)])
     assert await says(port) == "hello"
@@ -218,18 +232,22 @@ async def test_ports_follow_the_networks(engine: Engine, busybox_image: str, ins
     box = await engine.disconnect("side", cid)
     assert box.ports == ()
     assert box.spec.ports == (PortMapping(7000, port),)
-    assert await freed(port)
+    assert is_free(port)
     assert_world(inst)
 
 
 async def test_two_thousand_at_once(engine: Engine, busybox_image: str, inst: Instance) -> None:
-    ports = tuple(PortMapping(5000 + n, 33000 + n, "udp") for n in range(2000))
+    # Below those that the kernel gives out by itself, and those of free_port: nobody else takes one of them by chance.
+    first = 12_000 + os.getpid() % 4 * 2000
+    ports = tuple(PortMapping(5000 + n, first + n, "udp") for n in range(2000))
     box = await engine.create(ContainerSpec(busybox_image, command=("sleep", "1000"), ports=ports))
     assert len((await engine.start(box.id)).ports) == 2000
     assert_world(inst)
     held = os.listdir(f"/proc/{client.read_state(inst, box.id).monitor_pid}/fd")  # type: ignore[union-attr]
     assert 500 < len(held) < 700  # as many are reserved as every process of the house can hold
-    other = await engine.create(ContainerSpec(busybox_image, command=("true",), ports=(PortMapping(1, 34999, "udp"),)))
+    other = await engine.create(
+        ContainerSpec(busybox_image, command=("true",), ports=(PortMapping(1, ports[-1].host_port, "udp"),))
+    )
     with pytest.raises(PortTaken, match=box.name):  # of those that are not, the table knows as well
         await engine.start(other.id)
 
@@ -237,7 +255,7 @@ async def test_two_thousand_at_once(engine: Engine, busybox_image: str, inst: In
 async def test_command_line(
     engine: Engine, busybox_image: str, inst: Instance, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    port = free_port()
+    port, other, base = free_port(), free_port(), neighbours()
     await echo(engine, busybox_image, name="web", ports=(PortMapping(7000, port),))
     root = ("--root", str(inst.root), "--run", str(inst.run))
 
@@ -247,14 +265,13 @@ async def test_command_line(
         return code, done.out, done.err
 
     assert await wharf("port", "web") == (0, f"7000/tcp -> 0.0.0.0:{port}\n", "")
-    code, out, _ = await wharf("port", "add", "web", f"127.0.0.1:{port + 1}:7000", "9/sctp")
+    code, out, _ = await wharf("port", "add", "web", f"127.0.0.1:{other}:7000", "9/sctp")
     assert code == 0
-    assert out.splitlines()[0] == f"127.0.0.1:{port + 1}->7000/tcp"
-    assert (await wharf("port", "web", "7000"))[1].splitlines() == [f"0.0.0.0:{port}", f"127.0.0.1:{port + 1}"]
+    assert out.splitlines()[0] == f"127.0.0.1:{other}->7000/tcp"
+    assert (await wharf("port", "web", "7000"))[1].splitlines() == [f"0.0.0.0:{port}", f"127.0.0.1:{other}"]
     assert (await wharf("port", "web", "81"))[0] == 1
     assert (await wharf("port", "rm", "web", str(port), ":9/sctp"))[0] == 0
-    assert await wharf("port", "web") == (0, f"7000/tcp -> 127.0.0.1:{port + 1}\n", "")
-    base = port + 2
+    assert await wharf("port", "web") == (0, f"7000/tcp -> 127.0.0.1:{other}\n", "")
     assert (await wharf("port", "add", "web", f"{base}-{base + 1}:7000-7001"))[0] == 0
     assert await wharf("port", "rm", "web", f"{base}-{base + 1}") == (0, "", "")  # a range as well
     code, _, err = await wharf("port", "rm", "web", "1")
@@ -306,7 +323,7 @@ async def test_killed_in_the_middle(inst: Instance, archive: Path, where: str, v
             await engine.unpublish_ports(cid, [PortMapping(7000)])
         assert (await engine.container(cid)).ports == ()
         assert not await says(port)
-        assert await freed(port)
+        assert is_free(port)
     finally:
         await engine.close()
 
@@ -315,9 +332,8 @@ async def test_a_monitor_of_another_version(
     engine: Engine, busybox_image: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It runs on as it was while the program is renewed: what it need not know of goes on, the rest is said."""
-    number, more = free_port(), free_port() + 1
-    spec = ContainerSpec(busybox_image, command=ECHO, ports=(PortMapping(7000, number),))
-    cid = (await engine.start((await engine.create(spec)).id)).id
+    number, more = free_port(), free_port()
+    cid = await echo(engine, busybox_image, ports=(PortMapping(7000, number),))
     ask = client._ask_monitor
 
     async def of_tomorrow(inst: Instance, cid: str, message: dict[str, object], *rest: object) -> None:

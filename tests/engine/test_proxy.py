@@ -63,15 +63,15 @@ class Serving:
 
     def call(self) -> tuple[socket.socket, socket.socket]:
         """Both ends of a new connection."""
-        client = socket.create_connection(("127.0.0.1", self.port), timeout=20)
-        self.server.settimeout(20)
+        client = socket.create_connection(("127.0.0.1", self.port), timeout=patience(20))
+        self.server.settimeout(patience(20))
         far = self.server.accept()[0]
-        far.settimeout(20)
+        far.settimeout(patience(20))
         return client, far
 
     def close(self) -> None:
         self.line.close()
-        self._thread.join(10)
+        self._thread.join(patience(20))
         self.server.close()
         self.datagrams.close()
         assert not self._thread.is_alive(), "a proxy outlives its line"
@@ -103,7 +103,7 @@ def test_both_ways_at_once_and_a_half_closed_connection(serving: Serving) -> Non
         for thread in senders + readers:
             thread.start()
         for thread in senders + readers:
-            thread.join(30)
+            thread.join(patience(60))
         assert (got[far], got[client]) == (there, back)
     client, far = serving.call()
     with client, far:
@@ -129,7 +129,7 @@ def test_who_does_not_read_is_not_read_from(serving: Serving) -> None:
                 quiet += 1
                 time.sleep(0.02)
         assert sent < 64 << 20, "the proxy takes in what nobody takes out"
-        client.settimeout(20)
+        client.settimeout(patience(20))
         threading.Thread(target=client.shutdown, args=(socket.SHUT_WR,)).start()
         assert len(receive(far)) == sent
 
@@ -146,7 +146,10 @@ def test_a_reset_is_passed_on_and_a_refusal_too(serving: Serving) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         port = serving.listen("tcp", nobody.getsockname()[1])
-        with pytest.raises(ConnectionResetError), socket.create_connection(("127.0.0.1", port), timeout=10) as refused:
+        with (
+            pytest.raises(ConnectionResetError),
+            socket.create_connection(("127.0.0.1", port), timeout=patience(20)) as refused,
+        ):
             refused.recv(1)
 
 
@@ -167,8 +170,8 @@ def test_who_is_refused_goes_to_the_next_address(serving: Serving) -> None:
             far.sendall(b"answer")
             assert mine.recv(100) == b"answer"
         silent.close()  # nobody has its port now
-        serving.datagrams.settimeout(20)
-        client.settimeout(20)
+        serving.datagrams.settimeout(patience(20))
+        client.settimeout(patience(20))
         client.connect(("127.0.0.1", serving.listen("udp", serving.datagrams.getsockname()[1], other)))
         for word in (b"one", b"two"):
             client.send(word)
@@ -179,7 +182,10 @@ def test_who_is_refused_goes_to_the_next_address(serving: Serving) -> None:
         serving.datagrams.close()
         client.send(b"three")
         port = serving.listen("tcp", one, one)
-        with pytest.raises(ConnectionResetError), socket.create_connection(("127.0.0.1", port), timeout=10) as refused:
+        with (
+            pytest.raises(ConnectionResetError),
+            socket.create_connection(("127.0.0.1", port), timeout=patience(20)) as refused,
+        ):
             refused.recv(1)
 
 
@@ -195,7 +201,7 @@ def test_a_thousand_connections_and_no_descriptor_left(serving: Serving) -> None
         client.close()
         assert far.recv(1) == b""
         far.close()
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + patience(20)
     while len(os.listdir("/proc/self/fd")) > before + 40:  # some empty pipes are kept for the next ones
         assert time.monotonic() < limit
         time.sleep(0.05)
@@ -204,13 +210,13 @@ def test_a_thousand_connections_and_no_descriptor_left(serving: Serving) -> None
 def test_datagrams_of_many_clients(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy_udp, "MOST", 50)
     port = serving.listen("udp", serving.datagrams.getsockname()[1])
-    serving.datagrams.settimeout(5)
+    serving.datagrams.settimeout(patience(20))
     with contextlib.ExitStack() as stack:
         peers = []
         for number in range(60):
             client = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             client.connect(("127.0.0.1", port))
-            client.settimeout(5)
+            client.settimeout(patience(20))
             client.send(b"%d" % number)
             data, peer = serving.datagrams.recvfrom(100)
             assert data == b"%d" % number
@@ -229,7 +235,7 @@ def test_datagrams_of_many_clients(serving: Serving, monkeypatch: pytest.MonkeyP
 # -- in an engine
 async def says(port: int, host: str = "::1", word: str = "hello") -> str:
     try:
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(patience(10)):
             reader, writer = await asyncio.open_connection(host, port)
             writer.write(f"{word}\n".encode())
             answer = (await reader.readline()).decode().strip()
@@ -240,7 +246,7 @@ async def says(port: int, host: str = "::1", word: str = "hello") -> str:
 
 
 async def until_it_says(port: int, wanted: str = "hello", host: str = "::1") -> None:
-    limit = time.monotonic() + patience(10.0)
+    limit = time.monotonic() + patience(30.0)
     while await says(port, host) != wanted:
         assert time.monotonic() < limit, f"[{host}]:{port} does not say {wanted!r}"
         await asyncio.sleep(0.05)
@@ -298,10 +304,8 @@ async def test_a_neighbour_on_localhost_keeps_its_port(engine: Engine, busybox_i
         port = int(theirs.getsockname()[1])
         box = await engine.create(ContainerSpec(busybox_image, command=ECHO, ports=(PortMapping(7000, port),)))
         await engine.start(box.id)
-        limit = time.monotonic() + patience(10.0)
-        while await says(port, "127.0.0.1") != "hello":
-            assert time.monotonic() < limit
-        theirs.settimeout(5)
+        await until_it_says(port, host="127.0.0.1")
+        theirs.settimeout(patience(20))
         with socket.create_connection(("::1", port)), theirs.accept()[0] as met:
             assert met.getpeername()[0] == "::1"
         await engine.remove(box.id, force=True)
@@ -353,7 +357,7 @@ async def test_localhost_of_a_container_with_ipv6(engine: Engine, busybox_image:
     await until_it_says(port, "HTTP/1.1 400 Bad Request")
     await engine.remove(box.id, force=True)
     box = await engine.start((await engine.create(replace(spec, command=("sleep", "1000")))).id)
-    with pytest.raises(ConnectionResetError), socket.create_connection(("::1", port), timeout=10) as refused:
+    with pytest.raises(ConnectionResetError), socket.create_connection(("::1", port), timeout=patience(20)) as refused:
         refused.recv(1)
     await engine.remove(box.id, force=True)
     await engine.remove_network("both")

@@ -19,6 +19,7 @@ from core.kernel import userkey
 from tests import images as make
 from tests.engine.test_cli import HOUSE, Wharf
 from tests.images import directory, member
+from tests.patience import patience
 from tests.registry import htpasswd, push, registry
 
 pytestmark = [pytest.mark.real, pytest.mark.registry, pytest.mark.usefixtures("own_settings")]
@@ -190,7 +191,7 @@ async def type_into(wharf: Wharf, words: list[str], *answers: tuple[str, str]) -
                 shown = shown.replace(waiting[0][0], "", 1)
                 os.write(ours, f"{waiting.pop(0)[1]}\n".encode())
 
-    await asyncio.wait_for(talk(), 60)
+    await asyncio.wait_for(talk(), patience(60))
     os.close(ours)
     return await process.wait(), shown
 

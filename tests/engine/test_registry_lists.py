@@ -18,6 +18,7 @@ from tests import images as make
 from tests.engine.test_registry_read import index, layout, sample
 from tests.images_lab import finish, open_store
 from tests.liar import liar
+from tests.patience import patience
 from tests.registry import free_port, push, registry
 
 pytestmark = [
@@ -224,6 +225,6 @@ async def test_a_search_without_end(tmp_path: Path) -> None:
             return web.json_response({"num_pages": 1_000_000, "results": []})
 
         server.bend = bend
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patience(60)):
             assert await search(images, f"{server.address}/app") == []
         assert len(server.seen) == 1

@@ -20,6 +20,7 @@ from tests import images as make
 from tests.engine.test_registry_push import layers, loaded, phases, pushed
 from tests.images_lab import finish, open_store
 from tests.liar import liar
+from tests.patience import patience
 from tests.registry import free_port, push, registry
 
 pytestmark = [
@@ -258,6 +259,6 @@ async def test_a_registry_that_never_takes_the_next_piece(tmp_path: Path, monkey
 
         server.bend = bend
         await loaded(images, tmp_path, f"{server.address}/app:1")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patience(60)):
             with pytest.raises(Unavailable, match="does not take what follows"):
                 await pushed(images, f"{server.address}/app:1")

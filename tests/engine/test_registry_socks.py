@@ -13,6 +13,7 @@ from tests import images as make
 from tests.images import member
 from tests.images_lab import finish, open_store
 from tests.liar import liar
+from tests.patience import patience
 from tests.registry import Certificates, certificates, push, registry
 from tests.socks import socks
 
@@ -43,7 +44,7 @@ async def test_a_pull_by_name_and_by_address(
         monkeypatch.setenv("NO_PROXY", "*")
         proxy.seen.clear()
         with pytest.raises(Unavailable):
-            await asyncio.wait_for(finish(images.pull(f"{FAR}:{port}/app", insecure=True)), 30)
+            await asyncio.wait_for(finish(images.pull(f"{FAR}:{port}/app", insecure=True)), patience(60))
         assert proxy.seen == []
 
 

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.real
 def test_out_to_an_address_of_the_host_and_not_to_its_loopback(person: Person) -> None:
     address = own_address()
     with host_server(address) as port:
-        said = person.ok("run", "--rm", "busybox:test", *call(address, port))
+        said = person.ok("run", "--rm", "busybox:test", *call(address, port, 15))
     assert set(said.splitlines()) == {f"from {address}"}  # an answer for each piece of the question
     with host_server("127.0.0.1") as port:
         # All at once: where nobody answers it takes a while.
@@ -60,7 +60,7 @@ def test_names_on_a_network_of_ones_own(person: Person) -> None:
     person.ok("run", "-d", "--name", "web", "--network", "back", "busybox:test", "sh", "-c", SERVE)
     said = person.ok(
         "run", "--rm", "--network", "back", "busybox:test", "sh", "-c",
-        "for i in 1 2 3 4 5 6 7 8 9; do nc -w 5 web 80 </dev/null && exit; sleep 0.3; done; exit 1",
+        "for i in $(seq 100); do nc -w 5 web 80 </dev/null && exit; sleep 0.3; done; exit 1",
     )  # fmt: skip
     assert said == "hello"
     found = person.ok("exec", "web", "nslookup", "web", "127.0.0.11")
@@ -162,7 +162,7 @@ def test_doctor_tries_it_out(person: Person) -> None:
     before = carriers(person.uid)  # the uplink of the last test may still be there
     checks = {row["name"]: row for row in json.loads(person.wharf("doctor", "--format", "json").stdout)}
     assert checks["networks"]["status"] == "ok"
-    assert not set(carriers(person.uid)) - set(before)
+    wait_for("the end of what was tried", lambda: not set(carriers(person.uid)) - set(before))
 
 
 def test_the_network_is_checked_link_by_link(person: Person) -> None:

@@ -24,6 +24,7 @@ from tests.engine.rootlesslab import (  # noqa: F401
     own_address,
     wait_for,
 )
+from tests.patience import patience
 from tests.person import Person
 from tests.ports import free_port
 
@@ -82,7 +83,7 @@ def test_datagrams(person: Person) -> None:
                     client = stack.enter_context(
                         socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
                     )
-                    client.settimeout(5)
+                    client.settimeout(patience(20))
                     client.connect((host, port))  # so that only an answer from where it was asked comes in
                     clients.append(client)
                 for number in range(100):
@@ -102,7 +103,7 @@ def test_a_proxy_is_replaced_and_outlives_its_monitor(person: Person) -> None:
     assert ask(port, data=b"two") == b"two"
     proxy = one(person, "wharf-proxy")
     assert proxy != before
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=patience(20)) as sock:
         sock.sendall(b"a")
         assert sock.recv(1) == b"a"
         monitor = one(person, "wharf-monitor")

@@ -19,6 +19,8 @@ from core.errors import InvalidArgument, StartFailed
 from core.model import ContainerSpec, ExecSpec
 from core.runtime.syscalls import NATIVE
 from core.store.paths import Instance
+from tests.engine.test_lifecycle import until
+from tests.patience import patience
 from tests.seccomp_lab import Agent, answer, profile
 
 if os.uname().machine not in NATIVE:
@@ -34,7 +36,7 @@ async def run(engine: Engine, image: str, script: str, *options: str, **more: An
     spec = ContainerSpec(image, command=("sh", "-c", script), security_opt=options, **more)
     box = await engine.create(spec)
     await engine.start(box.id)
-    code = await asyncio.wait_for(engine.wait(box.id), 20)
+    code = await asyncio.wait_for(engine.wait(box.id), patience(20))
     lines = [line.text async for line in engine.logs(box.id)]
     await engine.remove(box.id)
     return code, lines
@@ -53,7 +55,7 @@ def write(tmp_path: Path) -> Callable[[dict[str, Any]], str]:
 
 
 async def test_default_and_unconfined(engine: Engine, busybox_image: str, inst: Instance) -> None:
-    script = f"{MODE}; unshare -m true && echo unshared"
+    script = f"exec 2>&1; {MODE}; unshare -m true && echo unshared"  # one stream: of two nobody promises the order
     _, filtered = await run(engine, busybox_image, script, cap_add=("SYS_PTRACE",))
     assert filtered == ["Seccomp:\t2", "unshare: unshare(0x20000): Operation not permitted"]
     _, unconfined = await run(engine, busybox_image, script, "seccomp=unconfined", cap_add=("SYS_ADMIN",))
@@ -174,7 +176,13 @@ async def test_agent_answers(
     box = await engine.container(box.id)
     said = await execute(engine, box.id, "mkdir /tmp/b 2>&1; ls -l /proc/self/fd 2>/dev/null | grep -c seccomp")
     assert said == [f"mkdir: can't create directory '/tmp/b': {REFUSED}", "0"]
-    lines = [line.text async for line in engine.logs(box.id)]
+    lines: list[str] = []
+
+    async def both() -> bool:
+        lines[:] = [line.text async for line in engine.logs(box.id)]
+        return len(lines) >= 2
+
+    await until(both)
     assert lines[0] == f"mkdir: can't create directory '/tmp/a': {REFUSED}"
     assert lines[1].startswith("rmdir: '/none': No such file")
     first, second = answering.messages

@@ -20,6 +20,7 @@ from core.store.paths import Instance
 from core.supervise import client
 from tests.conftest import needs_root
 from tests.engine.test_lifecycle import output, until
+from tests.patience import patience
 from tests.ports import free_port
 from tests.world import assert_world, made_ahead
 
@@ -63,7 +64,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
 
     async def late(self: Net, *words: object, **more: object) -> Attachment:
         made = await attach(self, *words, **more)  # type: ignore[arg-type]
-        await asyncio.wait_for(begun.wait(), 20)
+        await asyncio.wait_for(begun.wait(), patience(30))
         await asyncio.sleep(0.5)
         return made
 
@@ -99,9 +100,9 @@ async def test_the_command_finds_all_of_it(
     async def answers() -> bool:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            answer = await reader.read()
         except OSError:
             return False
-        answer = await reader.read()
         writer.close()
         return answer == b"hi\n"
 
@@ -203,7 +204,7 @@ async def test_given_up_in_between(
     monkeypatch.setattr(client.Launching, "ahead", tell)
     box = await staying.create(ContainerSpec(busybox_image, command=("touch", "/ran")))
     start = asyncio.create_task(staying.start(box.id))
-    await asyncio.wait_for(begun.wait(), 20)
+    await asyncio.wait_for(begun.wait(), patience(30))
     start.cancel()
     with pytest.raises(asyncio.CancelledError):
         await start

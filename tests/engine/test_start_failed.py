@@ -14,6 +14,7 @@ from core.ops import records
 from core.ops.context import Context
 from core.supervise import client
 from tests.engine.test_lifecycle import until
+from tests.patience import patience
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ async def test_who_waits_learns_of_it(
     held.set()
     with pytest.raises(errors.CommandNotFound):
         await start
-    assert await asyncio.wait_for(wait, 20) == 127
+    assert await asyncio.wait_for(wait, patience(20)) == 127
 
 
 async def test_who_waits_learns_that_it_was_given_up(engine: Engine, busybox_image: str, held: asyncio.Event) -> None:
@@ -71,4 +72,4 @@ async def test_who_waits_learns_that_it_was_given_up(engine: Engine, busybox_ima
     start.cancel()
     with pytest.raises(asyncio.CancelledError):
         await start
-    assert await asyncio.wait_for(wait, 20) == 128
+    assert await asyncio.wait_for(wait, patience(20)) == 128

@@ -16,10 +16,11 @@ from core.ops import records, update
 from core.ops.open import open_context
 from core.runtime import limits
 from core.store.paths import Instance
+from tests.engine.pids import is_monitor
 from tests.engine.test_cli import Wharf
 from tests.engine.test_lifecycle import sleeper, until
 from tests.engine.test_options import host_config, inside
-from tests.engine.test_options_shared import is_monitor, pid_of
+from tests.engine.test_options_shared import pid_of
 
 CGROUPS = Path("/sys/fs/cgroup")
 MIB = 1 << 20

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pyte
 
+from tests.patience import patience
+
 HOUSE = Path(__file__).resolve().parents[2]
 
 
@@ -77,10 +79,10 @@ class Terminal:
         """The text on the screen."""
         return "\n".join(line.rstrip() for line in self.screen.display)
 
-    async def until(self, true: str | Callable[[], bool], seconds: float = 15.0) -> None:
+    async def until(self, true: str | Callable[[], bool], seconds: float = 30.0) -> None:
         """Wait for words on the screen, or until something holds."""
         holds = (lambda: true in self.shown) if isinstance(true, str) else true
-        end = asyncio.get_running_loop().time() + seconds
+        end = asyncio.get_running_loop().time() + patience(seconds)
         while not holds():
             assert asyncio.get_running_loop().time() < end, f"waited for {true!r}\n{self.shown}"
             await asyncio.sleep(0.02)
@@ -89,10 +91,10 @@ class Terminal:
         """Quit, and wait; the exit code. Once it has ended: the same code again."""
         if self.closed:
             return self.process.wait()
-        patience = asyncio.get_running_loop().time() + 10
+        limit = asyncio.get_running_loop().time() + patience(20)
         if self.process.poll() is None:
             self.type("\x11")
-        while self.process.poll() is None and asyncio.get_running_loop().time() < patience:
+        while self.process.poll() is None and asyncio.get_running_loop().time() < limit:
             await asyncio.sleep(0.02)
         if self.process.poll() is None:
             self.process.kill()

@@ -19,8 +19,9 @@ from core.store.paths import Instance
 from tests import images as make
 from tests.engine.test_cli import Wharf
 from tests.images import member
+from tests.patience import patience
 from tests.tui.test_app_images import ask_of
-from tests.tui.test_app_live import own_folders, shown, until
+from tests.tui.test_app_live import ended, own_folders, shown, until
 from tests.tui.typing import burst
 from tui.app import WharfApp
 from tui.screens.confirm import ConfirmScreen
@@ -35,7 +36,7 @@ async def broken_off(wharf: Wharf, inst: Instance, engine: Engine) -> None:
     process = await wharf.start("import", "-", "team/half:1", stdin=asyncio.subprocess.PIPE)
     assert process.stdin is not None
     process.stdin.write(TREE[: 2 << 20])
-    end = time.monotonic() + 20
+    end = time.monotonic() + patience(60)
     while not any(path.stat().st_size for path in (inst.images / "layers").glob("tmp-*/diff/big")):
         assert time.monotonic() < end
         await asyncio.sleep(0.05)
@@ -88,7 +89,7 @@ async def test_the_workstation_says_that_it_was_broken_off(
     await broken_off(Wharf(instance_env, busybox_image), inst, engine)
     app = WharfApp(engine)
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
-        await until(pilot, lambda: "was broken off: 1 half-made layer" in " ".join(shown(app).split()), 15)
+        await until(pilot, lambda: "was broken off: 1 half-made layer" in " ".join(shown(app).split()))
         assert not (await engine.remains()).half
 
 
@@ -105,5 +106,5 @@ async def test_the_check_of_the_store_counts_layers_without_an_image(engine: Eng
         burst(app, "B\t\t\t\t \r")
         await ask_of(pilot, ConfirmScreen, "Remove what was broken off?", "given back")
         burst(app, "y")
-        await until(pilot, lambda: app.screen is app.desk and not app.desk.jobs.running)
+        await until(pilot, lambda: ended(app, "prune images"))
         assert not await engine.remains()

@@ -73,6 +73,25 @@ def shown(app: App[None]) -> str:
     return "\n".join("".join(line) for line in lines if line)
 
 
+def ended(app: WharfApp, title: str) -> bool:
+    """A job of this name has been done to its end. (That none is under way would hold before it has begun, too.)"""
+    return any(job.title == title and job.state == "done" for job in app.desk.jobs.shown)
+
+
+async def quiet(pilot: Pilot[None], painted: Callable[[], object], seconds: float) -> None:
+    """Wait until nothing has been painted for so long. (Whatever is painted again and again never lets that be.)
+
+    :param painted: how much has been, up to now
+    """
+    clock = asyncio.get_running_loop().time
+    end, since, before = clock() + patience(30), clock(), painted()
+    while clock() - since < seconds:
+        assert clock() < end, f"it paints on: {before}, {painted()}"
+        await pilot.pause(0.05)
+        if (now := painted()) != before:
+            since, before = clock(), now
+
+
 async def test_nothing_there_offers_what_to_do(engine: Engine) -> None:
     app = WharfApp(engine)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -113,7 +132,7 @@ async def test_stop_start_pause_and_remove(engine: Engine, sleeper: Container) -
         await pilot.press("p")
         await until(pilot, lambda: state() is State.RUNNING)
         await pilot.press("s")
-        await until(pilot, lambda: state() is State.EXITED, 15)
+        await until(pilot, lambda: state() is State.EXITED)
         await pilot.press("u")
         await until(pilot, lambda: state() is State.RUNNING)
         await pilot.press("d")
@@ -124,7 +143,7 @@ async def test_stop_start_pause_and_remove(engine: Engine, sleeper: Container) -
         await until(pilot, lambda: app.screen is app.desk)
         assert len(await engine.containers()) == 1
         await pilot.press("d", "y")
-        await until(pilot, lambda: not app.desk.snapshot.containers and app.desk.snapshot.listed, 15)
+        await until(pilot, lambda: not app.desk.snapshot.containers and app.desk.snapshot.listed)
         assert await engine.containers() == []
 
 
@@ -141,9 +160,9 @@ async def test_checkpoint_and_restore(engine: Engine, sleeper: Container) -> Non
         await pilot.press("C")
         await until(pilot, lambda: isinstance(app.screen, ConfirmScreen) and "are saved, and end" in shown(app))
         await pilot.press("y")
-        await until(pilot, lambda: state() is State.EXITED, 20)
+        await until(pilot, lambda: state() is State.EXITED)
         await pilot.press("R")
-        await until(pilot, lambda: state() is State.RUNNING, 20)
+        await until(pilot, lambda: state() is State.RUNNING)
         assert len(await engine.checkpoints(sleeper.id)) == 1
         await until(pilot, lambda: app.desk.offers(BY_ID["container.restore"]))
         await pilot.press("question_mark")
@@ -221,7 +240,7 @@ async def test_change_by_another_engine_shows_at_once(engine: Engine, sleeper: C
     async with app.run_test(size=(120, 30)) as pilot:
         await until(pilot, lambda: app.desk.chosen == sleeper.id)
         await engine.kill(sleeper.id)
-        await until(pilot, lambda: "exit 137" in shown(app), 3)
+        await until(pilot, lambda: "exit 137" in shown(app))
 
 
 async def test_run_form_runs(engine: Engine, busybox_image: str) -> None:
@@ -237,7 +256,7 @@ async def test_run_form_runs(engine: Engine, busybox_image: str) -> None:
         app.screen.query_one("#field-memory", Input).value = "32m"
         await until(pilot, lambda: "--memory 32m" in shown(app))
         await pilot.press("enter")
-        await until(pilot, lambda: any(c.state is State.RUNNING for c in app.desk.snapshot.containers), 15)
+        await until(pilot, lambda: any(c.state is State.RUNNING for c in app.desk.snapshot.containers))
         (made,) = await engine.containers()
         assert (made.name, made.spec.resources.memory) == ("made", 32 << 20)
         await until(pilot, lambda: app.desk.chosen == made.id)
@@ -266,7 +285,7 @@ async def test_filter_marks_and_bulk(engine: Engine, busybox_image: str) -> None
         await pilot.press("slash", *"name", "equals_sign", "a", "enter")
         await until(pilot, lambda: app.desk.containers.table.row_count == 2)
         await pilot.press("asterisk", "d", "y")
-        await until(pilot, lambda: [c.name for c in app.desk.snapshot.containers] == ["bb"], 15)
+        await until(pilot, lambda: [c.name for c in app.desk.snapshot.containers] == ["bb"])
         await pilot.press("escape")
         await until(pilot, lambda: app.desk.containers.table.row_count == 1)
 
@@ -299,7 +318,7 @@ async def test_missing_shell_of_a_stopped_container_is_said(engine: Engine, slee
     async with app.run_test(size=(120, 30), notifications=True) as pilot:
         await until(pilot, lambda: app.desk.chosen == sleeper.id)
         await pilot.press("s")
-        await until(pilot, lambda: "exit" in shown(app), 15)
+        await until(pilot, lambda: "exit" in shown(app))
         await pilot.press("e")
         await until(pilot, lambda: "start it first" in shown(app))
 
@@ -310,7 +329,5 @@ async def test_still_screen_writes_nothing(engine: Engine, busybox_image: str) -
     app = WharfApp(engine)
     async with app.run_test(size=(200, 50)) as pilot:
         await until(pilot, lambda: app.desk.containers.table.row_count == 1)
-        await pilot.pause(1.5)
-        before = [pane.table.repaints for pane in (app.desk.containers, app.desk.images, app.desk.networks)]
-        await pilot.pause(2.5)
-        assert [pane.table.repaints for pane in (app.desk.containers, app.desk.images, app.desk.networks)] == before
+        panes = (app.desk.containers, app.desk.images, app.desk.networks)
+        await quiet(pilot, lambda: [pane.table.repaints for pane in panes], 2.5)

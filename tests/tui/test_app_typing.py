@@ -17,6 +17,7 @@ from textual.widgets import Input, Static
 
 from core.engine import Engine
 from core.model import ContainerSpec, State
+from tests.patience import patience
 from tests.tui.test_app_live import own_folders, shown, until
 from tests.tui.typing import burst
 from tui.app import WharfApp
@@ -130,7 +131,7 @@ async def test_keys_that_wait_when_the_app_ends_go_nowhere(monkeypatch: pytest.M
         monkeypatch.setattr(type(app.screen), "at_work", True, raising=False)
         burst(app, "ab" * 20)
         await pilot.pause(0.1)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(patience(20)):
         while app.typist._task is not None:
             await asyncio.sleep(0.01)
     assert app.noted == []

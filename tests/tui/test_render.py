@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import sys
 import termios
@@ -23,6 +24,7 @@ from textual.containers import Horizontal
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
+from tests.patience import patience
 from tests.tui.memlog import MemLog
 from tui.render import RenderApp
 from tui.render.compositor import DirtyRowsCompositor
@@ -282,8 +284,10 @@ def drive(mode: str, answers: dict[bytes, bytes]) -> tuple[bytes, int, list[list
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     screen = pyte.Screen(100, 30)
     stream = pyte.ByteStream(screen)
-    data, asked, deadline = b"", 0, time.monotonic() + 20
-    while time.monotonic() < deadline and select.select([fd], [], [], 5)[0]:
+    data, asked, deadline = b"", 0, time.monotonic() + patience(60)
+    while True:  # until it has ended: what nobody reads would hold it up for ever
+        if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            os.kill(pid, signal.SIGKILL)
         try:
             chunk = os.read(fd, 65536)
         except OSError:

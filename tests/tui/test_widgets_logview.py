@@ -12,7 +12,9 @@ from textual.pilot import Pilot
 
 from core.logs.index import LogView as LogFile
 from core.logs.writer import LogWriter
+from tests.patience import patience
 from tests.tui.memlog import MemLog, line
+from tests.tui.test_app_live import quiet
 from tui.text import width as cells
 from tui.widgets.logline import level_of, show
 from tui.widgets.loglines import LogFilter, LogLines
@@ -51,16 +53,28 @@ def numbered(count: int) -> list[str]:
     return [f"line {i}" for i in range(count)]
 
 
+async def until(pilot: Pilot[None], done: Callable[[], bool]) -> None:
+    """Let the app go on until it is so."""
+    end = time.monotonic() + patience(60)
+    while not done():
+        assert time.monotonic() < end
+        await pilot.pause(0.02)
+
+
+async def opened(pilot: Pilot[None], view: LogView, log: MemLog) -> None:
+    """Show it, and wait until it is on the screen with its numbers."""
+    view.show(log)
+    await until(pilot, lambda: view.state.indexed and any(shown(view)))
+
+
 async def test_it_follows_and_repaints_only_then() -> None:
     app = LogApp()
     async with app.run_test(size=(60, 10)) as pilot:
         view, log = app.view, MemLog(numbered(1000))
         view.show(log)
-        await pilot.pause(0.1)
-        assert shown(view)[-1] == "line 999"
+        await until(pilot, lambda: shown(view)[-1] == "line 999")
         log.texts.append("newest")
-        await pilot.pause(0.3)
-        assert shown(view)[-1] == "newest"
+        await until(pilot, lambda: shown(view)[-1] == "newest")
         await pilot.press("k")
         assert not view.following
         before, held = view.repaints, shown(view)
@@ -75,19 +89,15 @@ async def test_it_follows_and_repaints_only_then() -> None:
 async def test_an_idle_log_repaints_nothing() -> None:
     app = LogApp()
     async with app.run_test(size=(60, 10)) as pilot:
-        app.view.show(MemLog(numbered(100)))
-        await pilot.pause(0.2)
-        before = app.view.repaints
-        await pilot.pause(0.5)
-        assert app.view.repaints == before
+        await opened(pilot, app.view, MemLog(numbered(100)))
+        await quiet(pilot, lambda: app.view.repaints, 0.5)
 
 
 async def test_scrolling() -> None:
     app = LogApp()
     async with app.run_test(size=(60, 10)) as pilot:
         view = app.view
-        view.show(MemLog(numbered(1000)))
-        await pilot.pause(0.1)
+        await opened(pilot, view, MemLog(numbered(1000)))
         for key, top in (("g", 0), ("j", 1), ("pagedown", 10), ("ctrl+d", 15), ("ctrl+u", 10), ("k", 9), ("pageup", 0)):
             await pilot.press(key)
             assert shown(view)[0] == f"line {top}", key
@@ -102,14 +112,12 @@ async def test_the_end_shows_before_the_index_is_there() -> None:
     async with app.run_test(size=(60, 10)) as pilot:
         view, log = app.view, MemLog(numbered(1000), late=10**6)
         view.show(log)
-        await pilot.pause(0.05)
+        await until(pilot, lambda: shown(view)[-1] == "line 999")
         assert not view.state.indexed
-        assert shown(view)[-1] == "line 999"
         await pilot.press("k", "k", "k")
         assert shown(view)[-1] == "line 996"
         log._late = 0
-        await pilot.pause(0.3)
-        assert view.state.indexed
+        await until(pilot, lambda: view.state.indexed)
         assert shown(view)[-1] == "line 996"  # nothing moved when the lines got their numbers
 
 
@@ -117,52 +125,35 @@ async def test_rotation_moves_nothing() -> None:
     app = LogApp()
     async with app.run_test(size=(60, 10)) as pilot:
         view, log = app.view, MemLog(numbered(1000))
-        view.show(log)
-        await pilot.pause(0.1)
+        await opened(pilot, view, log)
         view.go_to(500)
         held = shown(view)
         log.drop(400)
-        await pilot.pause(0.3)
+        await until(pilot, lambda: view.state.dropped == 400)
         assert shown(view) == held
-        assert view.state.dropped == 400
         log.drop(300)
-        await pilot.pause(0.3)
-        assert shown(view)[0] == "line 700"
+        await until(pilot, lambda: shown(view)[0] == "line 700")
 
 
 async def test_search_goes_round_and_says_when_there_is_nothing() -> None:
     app = LogApp()
     async with app.run_test(size=(60, 10)) as pilot:
         view = app.view
-        view.show(MemLog(numbered(50_000)))
-        await pilot.pause(0.1)
+        await opened(pilot, view, MemLog(numbered(50_000)))
         view.search("LINE 7777")
-        await pilot.pause(0.3)
-        assert view.state.match == 7777
+        await until(pilot, lambda: view.state.match == 7777)
         assert not view.following
         await pilot.press("n")
         await pilot.pause(0.3)
-        assert view.state.match == 7777  # the only one: round the end
+        await until(pilot, lambda: view.state.match == 7777)  # the only one: round the end
         view.search("line 1000")
-        await pilot.pause(0.3)
-        assert view.state.match == 1000  # the nearest above
+        await until(pilot, lambda: view.state.match == 1000)  # the nearest above
         view.search_next()
-        await pilot.pause(0.3)
-        assert view.state.match == 10_000
+        await until(pilot, lambda: view.state.match == 10_000)
         view.search_previous()
-        await pilot.pause(0.3)
-        assert view.state.match == 1000
+        await until(pilot, lambda: view.state.match == 1000)
         view.search("nowhere")
-        await pilot.pause(0.3)
-        assert "nowhere" in app.said
-
-
-async def until(pilot: Pilot[None], done: Callable[[], bool]) -> None:
-    """Let the app go on until it is so; a minute is more than any machine takes."""
-    end = time.monotonic() + 60
-    while not done():
-        assert time.monotonic() < end
-        await pilot.pause(0.02)
+        await until(pilot, lambda: "nowhere" in app.said)
 
 
 async def test_filters() -> None:
@@ -189,14 +180,12 @@ async def test_wrapping_and_sideways() -> None:
     app = LogApp()
     async with app.run_test(size=(40, 10)) as pilot:
         view = app.view
-        view.show(MemLog(["abcdefghij" * 20, "世界" * 30]))
-        await pilot.pause(0.1)
+        await opened(pilot, view, MemLog(["abcdefghij" * 20, "世界" * 30]))
         assert shown(view)[0].endswith("…")
         await pilot.press("right")
         assert shown(view)[0].startswith("ghij")
         view.toggle_wrap()
-        await pilot.pause(0.1)
-        assert "".join(shown(view)).count("abcdefghij"[:3]) >= 6
+        await until(pilot, lambda: "".join(shown(view)).count("abcdefghij"[:3]) >= 6)
         assert {cells(view.render_line(y).text) for y in range(10)} == {40}
         await pilot.press("k")
         assert {cells(view.render_line(y).text) for y in range(10)} == {40}
@@ -206,16 +195,13 @@ async def test_copying() -> None:
     app = LogApp()
     async with app.run_test(size=(60, 10)) as pilot:
         view = app.view
-        view.show(MemLog(["\x1b[31mred\x1b[0m", *numbered(30)]))
-        await pilot.pause(0.1)
+        await opened(pilot, view, MemLog(["\x1b[31mred\x1b[0m", *numbered(30)]))
         view.timestamps = False
         assert view.copy_text().splitlines() == [f"line {i}" for i in range(20, 30)]
         await pilot.press("v", "k", "k")
         assert view.copy_text() == "line 27\nline 28\nline 29"
         view.action_copy()
-        await pilot.pause()
-        assert app.clipboard == "line 27\nline 28\nline 29"
-        assert 3 in app.said
+        await until(pilot, lambda: app.clipboard == "line 27\nline 28\nline 29" and 3 in app.said)
         assert not view.selecting
         await pilot.mouse_down(view, offset=(5, 2))
         await pilot.hover(view, offset=(5, 4))
@@ -227,8 +213,7 @@ async def test_a_selection_is_seen_in_the_terminals_own_colours() -> None:
     app = LogApp()
     async with app.run_test(size=(60, 10)) as pilot:
         app.theme = "ansi-dark"
-        app.view.show(MemLog(numbered(30)))
-        await pilot.pause(0.1)
+        await opened(pilot, app.view, MemLog(numbered(30)))
         await pilot.press("v")
         selected, other = (list(app.view.render_line(y))[1].style for y in (9, 8))
         assert selected
@@ -246,8 +231,7 @@ async def test_any_bytes() -> None:
         ]  # fmt: skip
         for wrap in (False, True):
             view.wrap = wrap
-            view.show(MemLog(hostile))
-            await pilot.pause(0.2)
+            await opened(pilot, view, MemLog(hostile))
             for _ in range(30):
                 await pilot.press("k")
                 lines = [view.render_line(y).text for y in range(10)]
@@ -261,9 +245,7 @@ async def test_the_former_log_is_closed() -> None:
         first, second = MemLog(["a"]), MemLog(["b"])
         app.view.show(first)
         app.view.show(second)
-        await pilot.pause(0.1)
-        assert first.closed
-        assert shown(app.view)[0] == "b"
+        await until(pilot, lambda: first.closed and shown(app.view)[0] == "b")
         app.view.show(None, empty="gone")
         assert second.closed
         assert "gone" in " ".join(shown(app.view))
@@ -273,8 +255,7 @@ async def test_stderr_is_marked() -> None:
     app = LogApp()
     async with app.run_test(size=(60, 4)) as pilot:
         app.view.show(MemLog(["out", "to stderr"]))
-        await pilot.pause(0.1)
-        assert [app.view.render_line(y).text[0] for y in range(2)] == [" ", "▎"]
+        await until(pilot, lambda: [app.view.render_line(y).text[0] for y in range(2)] == [" ", "▎"])
 
 
 @pytest.mark.parametrize(
@@ -351,12 +332,10 @@ async def test_a_line_still_being_written_is_read_again(tmp_path: Path) -> None:
     app = LogApp()
     async with app.run_test(size=(60, 10)) as pilot:
         app.view.show(LogFile(path))
-        await pilot.pause(0.2)
-        assert shown(app.view)[:2] == ["first", "half"]
+        await until(pilot, lambda: shown(app.view)[:2] == ["first", "half"])
         with path.open("ab") as file:
             file.write(b" and whole\n")
-        await pilot.pause(0.4)
-        assert shown(app.view)[:2] == ["first", "half and whole"]
+        await until(pilot, lambda: shown(app.view)[:2] == ["first", "half and whole"])
 
 
 async def test_a_real_log_across_rotation(tmp_path: Path) -> None:
@@ -369,11 +348,9 @@ async def test_a_real_log_across_rotation(tmp_path: Path) -> None:
             writer.write(1, f"line {number}\n".encode(), 1_700_000_000_000_000_000 + number)
             if number % 200 == 0:
                 await pilot.pause(0.1)
-        await pilot.pause(0.4)
-        assert shown(view)[-1] == "line 1999"
+        await until(pilot, lambda: shown(view)[-1] == "line 1999")
         assert view.state.dropped > 0
         view.set_filter("99")
-        await pilot.pause(0.3)
+        await until(pilot, lambda: not view.state.searching and all("99" in text for text in shown(view)))
         assert shown(view)[-1] == "line 1999"
-        assert all("99" in text for text in shown(view))
     writer.close()

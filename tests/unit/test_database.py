@@ -13,6 +13,7 @@ import pytest
 from core.errors import Unavailable
 from core.store import schema
 from core.store.db import Database
+from tests.patience import patience
 
 FIRST = "CREATE TABLE one (x TEXT NOT NULL)"
 SECOND = "ALTER TABLE one ADD COLUMN y TEXT NOT NULL DEFAULT 'new'"
@@ -29,7 +30,7 @@ def test_an_older_one_is_brought_up_to_date_and_kept_beside(tmp_path: Path) -> N
             done.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()  # it must not wait for ever for a lock of its own
-    done.result(timeout=20)
+    done.result(timeout=patience(60))
     copy = sqlite3.connect(tmp_path / "x.v1.bak")
     assert copy.execute("SELECT * FROM one").fetchall() == [("kept",)]
     assert copy.execute("PRAGMA user_version").fetchone() == (1,)

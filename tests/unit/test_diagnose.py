@@ -10,6 +10,7 @@ import pytest
 from core.errors import Unavailable
 from core.model import NetStep
 from core.ops.diagnose import _side_by_side
+from tests.patience import patience
 
 AT_ONCE = 4
 
@@ -46,14 +47,14 @@ async def told(walks: Walks, count: int) -> list[str]:
 
 async def test_each_waits_for_the_others_and_they_are_told_in_order() -> None:
     walks = Walks()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patience(30)):
         assert await told(walks, 4) == [f"{n} {name}" for n in range(4) for name in ("veth", "gateway")]
     assert (walks.most, walks.here) == (AT_ONCE, 0)
 
 
 async def test_one_that_breaks_off() -> None:
     walks = Walks()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patience(30)):
         with pytest.raises(Unavailable):
             await told(walks, 12)
     assert walks.told == [str(n) for n in range(6) for _ in range(2)]
@@ -62,7 +63,7 @@ async def test_one_that_breaks_off() -> None:
 
 async def test_who_listens_no_longer() -> None:
     walks = Walks()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patience(30)):
         found = _side_by_side([walks.walk(number) for number in range(40)], AT_ONCE)
         async for _ in found:
             break

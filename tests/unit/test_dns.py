@@ -18,6 +18,7 @@ from tests.dnslab import (
     AAAA,
     ANY,
     CID,
+    COMES,
     MX,
     PTR,
     SVCB,
@@ -145,7 +146,7 @@ def test_many_questions_on_one_connection(names: Names) -> None:
         found = over_tcp(to, *packets)
         assert [each.number for each in found] == list(range(3000))
         assert {tuple(each.values) for each in found} == {("172.28.0.2",)}
-        with socket.create_connection(to, 5) as slow:
+        with socket.create_connection(to, COMES) as slow:
             for byte in len(packets[1]).to_bytes(2, "big") + packets[1]:
                 slow.sendall(bytes([byte]))
             slow.shutdown(socket.SHUT_WR)
@@ -154,10 +155,10 @@ def test_many_questions_on_one_connection(names: Names) -> None:
 
 
 def test_a_client_that_does_not_read_costs_nobody_else(names: Names) -> None:
-    with serving(Path(names.run)) as to, socket.create_connection(to, 5) as greedy:
+    with serving(Path(names.run)) as to, socket.create_connection(to, COMES) as greedy:
         greedy.setblocking(False)
         data = len(packet := question("many")).to_bytes(2, "big") + packet
-        sent, end = 0, time.monotonic() + 5
+        sent, end = 0, time.monotonic() + COMES
         while time.monotonic() < end:
             try:
                 sent += greedy.send(data * 100)
@@ -169,7 +170,7 @@ def test_a_client_that_does_not_read_costs_nobody_else(names: Names) -> None:
 
 def test_connections_are_bounded(names: Names) -> None:
     with serving(Path(names.run)) as to:
-        held = [socket.create_connection(to, 5) for _ in range(100)]
+        held = [socket.create_connection(to, COMES) for _ in range(100)]
         try:
             assert over_tcp(to, question("db"))[0].values == ["172.28.0.2"]
             assert held[0].recv(1) == b""  # the one that was longest without use has gone
@@ -265,7 +266,7 @@ def test_garbage_never_hurts(names: Names) -> None:
         question("db", edns=4096, version=2),
     ]
     with serving(Path(names.run)) as to, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(5)
+        sock.settimeout(COMES)
         sock.connect(to)
         for turn in range(6000):
             packet = _damaged(dice, dice.choice(good)) if turn % 3 else dice.randbytes(dice.randrange(80))
@@ -286,12 +287,12 @@ def test_garbage_over_tcp(names: Names) -> None:
     good = question("many", edns=1232)
     with serving(Path(names.run)) as to:
         for _ in range(300):
-            with socket.create_connection(to, 5) as sock:
+            with socket.create_connection(to, COMES) as sock:
                 packet = _damaged(dice, good)
                 sock.sendall(dice.choice([len(packet).to_bytes(2, "big") + packet, packet, dice.randbytes(50)]))
         assert over_tcp(to, question("db"))[0].values == ["172.28.0.2"]
         answer = bytes([0, 1, 0x81, 0x80]) + bytes(8)
-        with socket.create_connection(to, 5) as sock:
+        with socket.create_connection(to, COMES) as sock:
             sock.sendall(len(answer).to_bytes(2, "big") + answer)
             assert sock.recv(1) == b""  # an answer is no question: hung up
 

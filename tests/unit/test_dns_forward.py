@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.dnslab import TXT, Names, Upstream, over_tcp, over_udp, question, serving, told
+from tests.dnslab import COMES, TXT, Names, Upstream, over_tcp, over_udp, question, serving, told
+from tests.patience import patience
 
 SERVFAIL, NXDOMAIN, REFUSED = 2, 3, 5
 TC = 0x0200
@@ -68,14 +69,14 @@ def test_only_the_right_answer_is_believed(names: Names, stack: ExitStack) -> No
         return [number, other, bytes(kind), data, b"", wrong[:11], told(data, "192.0.2.1")]
 
     upstream = stack.enter_context(Upstream(liar))
-    to = stack.enter_context(serving(Path(names.run), port=upstream.port, timeout=1))
+    to = stack.enter_context(serving(Path(names.run), port=upstream.port, timeout=3))
     assert over_udp(to, question("example.com")).values == ["192.0.2.1"]
     server = (to[0], upstream.port)
     # Nor from anybody but the server that was asked.
     quiet = stack.enter_context(Upstream(lambda data, stream: [], address="127.0.0.7", port=upstream.port))
     names.container("back", servers=["127.0.0.7"])
     result: list[int] = []
-    asking = threading.Thread(target=lambda: result.append(over_udp(to, question("example.com"), 9).code))
+    asking = threading.Thread(target=lambda: result.append(over_udp(to, question("example.com")).code))
     asking.start()
     while not quiet.seen:
         time.sleep(0.01)
@@ -91,13 +92,13 @@ def test_the_next_server_is_asked_and_a_dead_one_remembered(names: Names, stack:
     silent = stack.enter_context(Upstream(lambda data, stream: []))
     good = stack.enter_context(Upstream(simple, address="127.0.0.2", port=silent.port))
     names.container("back", servers=["127.0.0.1", "127.0.0.2"])
-    to = stack.enter_context(serving(Path(names.run), port=silent.port, timeout=0.4))
+    to = stack.enter_context(serving(Path(names.run), port=silent.port, timeout=1))
     took = []
     for _ in range(5):
         begun = time.monotonic()
         assert over_udp(to, question("example.com")).values == ["192.0.2.1"]
         took.append(time.monotonic() - begun)
-    assert min(took[:2]) > 0.39
+    assert min(took[:2]) > 0.99
     assert (len(silent.seen), len(good.seen)) == (2, 5)
 
 
@@ -107,7 +108,7 @@ def test_nobody_listens_there(names: Names, stack: ExitStack) -> None:
     to = stack.enter_context(serving(Path(names.run), port=good.port, timeout=60))
     for servers in (["127.0.0.3", "127.0.0.2"], ["not an address", "localhost", "127.0.0.2"], ["::1", "127.0.0.2"]):
         names.container("back", servers=servers)
-        assert over_udp(to, question("example.com"), 30).values == ["192.0.2.1"]
+        assert over_udp(to, question("example.com")).values == ["192.0.2.1"]
     names.container("back", servers=["127.0.0.3"])
     assert over_udp(to, question("example.com")).code == SERVFAIL
     assert over_tcp(to, question("example.com"))[0].code == SERVFAIL
@@ -139,7 +140,7 @@ def test_truncated_answers(names: Names, stack: ExitStack) -> None:
         return [told(data, *many) if stream else told(data, flags=TC)]
 
     upstream = stack.enter_context(Upstream(honest))
-    to = stack.enter_context(serving(Path(names.run), port=upstream.port, timeout=2))
+    to = stack.enter_context(serving(Path(names.run), port=upstream.port))
     assert over_udp(to, question("example.com")).truncated
     assert [each[0] for each in upstream.seen] == ["udp"]
     found = over_tcp(to, question("example.com"))[0]
@@ -172,15 +173,18 @@ def test_internal_networks_lead_nowhere(names: Names, stack: ExitStack) -> None:
 
 def test_questions_under_way_are_bounded(names: Names, stack: ExitStack) -> None:
     upstream = stack.enter_context(Upstream(lambda data, stream: []))
-    to = stack.enter_context(serving(Path(names.run), port=upstream.port, timeout=30, most=20))
+    to = stack.enter_context(serving(Path(names.run), port=upstream.port, timeout=patience(60), most=20))
     sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     sock.connect(to)
-    sock.settimeout(5)
+    sock.settimeout(COMES)
     for number in range(50):
         sock.send(question("example.com", number=number))
     refused = {int.from_bytes(sock.recv(1000)[:2], "big") for _ in range(30)}
     assert refused == set(range(20, 50))
     assert over_udp(to, question("db")).values == ["172.28.0.2"]
+    end = time.monotonic() + COMES
+    while len(upstream.seen) < 20 and time.monotonic() < end:
+        time.sleep(0.01)
     assert len(upstream.seen) == 20
 
 
@@ -219,12 +223,12 @@ def test_garbage_from_upstream(names: Names, stack: ExitStack) -> None:
     to = stack.enter_context(serving(Path(names.run), port=upstream.port, timeout=0.02))
     sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     sock.connect(to)
-    sock.settimeout(5)
+    sock.settimeout(COMES)
     for number in range(200):
         sock.send(question("example.com", number=number))
         assert int.from_bytes(sock.recv(65535)[:2], "big") == number
         if number % 10 == 0:
-            with socket.create_connection(to, 5) as stream:
+            with socket.create_connection(to, COMES) as stream:
                 packet = question("example.com", number=number)
                 stream.sendall(len(packet).to_bytes(2, "big") + packet)
                 assert stream.recv(4)[2:] == number.to_bytes(2, "big")

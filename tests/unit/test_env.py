@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from core.errors import Unsupported
+from tests.patience import patience
 from tui.env import detect, prepare, refusal
 
 
@@ -73,4 +74,4 @@ def test_prepare_keeps_what_the_user_set() -> None:
 
 def test_detecting_does_not_import_textual() -> None:
     code = "import sys, tui.env; sys.exit(any(name.split('.')[0] in ('textual', 'rich') for name in sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=patience(60)).returncode == 0

@@ -15,8 +15,15 @@ from core.logs.format import stamp_seconds
 from core.logs.reader import follow_lines, read_lines
 from core.logs.writer import LogWriter
 from core.model import LogLine
+from tests.patience import patience
 
 BASE = 1_714_564_800.0
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(patience(30)):
+        while not true():
+            await asyncio.sleep(0.01)
 
 
 def fill(path: Path, seed: int, count: int, *, size: int = 200_000) -> list[LogLine]:
@@ -206,14 +213,12 @@ async def test_following_ends_with_the_container_and_keeps_its_last_words(tmp_pa
 
     log.write(1, b"a\nb\n", 1)
     task = asyncio.create_task(follow())
-    await asyncio.sleep(0.05)
-    assert got == ["b"]
+    await until(lambda: got == ["b"])
     log.write(1, b"c\nno newline", 2)
-    await asyncio.sleep(0.05)
-    assert got == ["b", "c"]
+    await until(lambda: got == ["b", "c"])
     log.close()
     over.set()
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, patience(30))
     assert got == ["b", "c", "no newline"]
 
 

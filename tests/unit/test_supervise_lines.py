@@ -25,6 +25,7 @@ from core.supervise.loop import Loop
 from core.supervise.protocol import Launch, Message
 from core.supervise.records import ExitRecord, load_exit, write_exit
 from core.supervise.rundir import RunDir
+from tests.patience import patience
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +98,7 @@ def test_silent_clients_delay_nobody(tmp_path: Path) -> None:
         sockets.connect(sock, path)
         sock.send(b"\x03\x00")
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(1.0)
+        client.settimeout(patience(10))
         sockets.connect(client, path)
         protocol.send(client, {"op": "x"}, [0, 1])
         loop.run()
@@ -123,7 +124,7 @@ def test_without_descriptors_a_caller_waits_and_nobody_is_kept_busy(tmp_path: Pa
 
     reception = Reception(loop, listener, serve)
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(5.0)
+        client.settimeout(patience(10))
         sockets.connect(client, path)
         protocol.send(client, {"op": "x"})
         fds = [os.dup(0) for _ in range(3)]
