@@ -31,7 +31,7 @@ async def mend(ctx: Context, record: Record, failed: list[str]) -> None:
     try:
         async with object_lock(ctx.inst, cid, BUSY):
             record, run = await settle(ctx, cid)
-            if run is not None and not client.monitor_alive(run):
+            if run is not None and not client.monitor_goes_on(run):
                 await client.adopt(ctx.inst, cid)
         if rebooted and record.spec.restart.name in ("always", "unless-stopped"):
             await start(ctx, cid)

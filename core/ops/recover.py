@@ -16,7 +16,7 @@ from core.ops import records
 from core.store import journal
 from core.store.journal import undo_all
 from core.store.lock import object_lock
-from core.supervise.records import monitor_alive
+from core.supervise.records import monitor_goes_on
 
 if TYPE_CHECKING:
     from core.ops.context import Context
@@ -65,5 +65,5 @@ def _doubtful(ctx: Context, record: Record) -> bool:
     """True where the row, the run folder and the kernel do not agree. Reads small files only."""
     saved, run = records.observe(ctx, record)
     if saved.state.live or saved.state is State.RESTARTING:
-        return run is None or not monitor_alive(run) or record.saved.stop_broken_off
+        return run is None or not monitor_goes_on(run) or record.saved.stop_broken_off
     return saved.state != record.saved.state or ctx.inst.container_run(record.id).exists()

@@ -59,6 +59,14 @@ def _files(path: Path) -> list[bytes]:
                 return [file.read() for file in found]
 
 
+def _read(file: BinaryIO) -> bytes:
+    data = part = os.read(file.fileno(), _CHUNK)
+    while len(part) == _CHUNK:  # a short read of a file was its end
+        part = os.read(file.fileno(), _CHUNK)
+        data += part
+    return data
+
+
 class Watch:
     """New events from the moment of construction on, of every process."""
 
@@ -78,14 +86,16 @@ class Watch:
             )
         self._file = open(path, "ab+", buffering=0)  # noqa: SIM115 - kept open for the watch's life
         self._file.seek(0, os.SEEK_END)
+        self._last: BinaryIO | None = None  # the one before: who had opened it then may write to it late
         self._rest = b""
 
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        if hasattr(self, "_file"):
-            self._file.close()
+        for file in (getattr(self, "_file", None), getattr(self, "_last", None)):
+            if file is not None:
+                file.close()
 
     def _empty(self) -> None:
         """Empty the inotify queue; what it says does not matter, the file is read either way."""
@@ -94,23 +104,19 @@ class Watch:
                 pass
 
     def _drain(self) -> list[Event]:
-        data = self._rest + self._read()
+        data = b"" if self._last is None else _read(self._last)  # whole lines: each is one write
+        data += self._rest + _read(self._file)
         if self._replaced():
             # Once more: somebody may have written to it between the reading above and its renaming.
-            data += self._read()
-            self._file.close()
+            data += _read(self._file)
+            if self._last is not None:
+                self._last.close()
+            self._last = self._file
             self._file = open(self._path, "ab+", buffering=0)  # noqa: SIM115
             self._file.seek(0)
-            data += self._read()
+            data += _read(self._file)
         *lines, self._rest = data.split(b"\n")
         return [event for line in lines if (event := parse(line))]
-
-    def _read(self) -> bytes:
-        data = part = os.read(self._file.fileno(), _CHUNK)
-        while len(part) == _CHUNK:  # a short read of a file was its end
-            part = os.read(self._file.fileno(), _CHUNK)
-            data += part
-        return data
 
     def _replaced(self) -> bool:
         try:

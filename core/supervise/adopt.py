@@ -11,12 +11,11 @@ from core.runtime import namespaces
 from core.supervise import resolver
 from core.supervise.monitor import Monitor
 from core.supervise.protocol import JOINED, SHM
-from core.supervise.records import RunState, alive, load_exit, load_state, monitor_alive
+from core.supervise.records import RunState, alive, load_exit, load_state
 from core.supervise.release import release
 from core.supervise.rundir import RunDir
 
 _SHORT = 1.0  # seconds: a dead monitor holds no lock, and a living one keeps its container
-_DYING = 10.0  # seconds that one may take that was killed while the kernel worked for it (a disk that is slow to sync)
 
 
 def take_over(monitor: Monitor, status: int | None) -> bool:
@@ -29,10 +28,8 @@ def take_over(monitor: Monitor, status: int | None) -> bool:
     if not os.path.isdir(launch.run_dir):
         release(launch)  # only that step was left
         return False
-    last = load_state(launch.run_dir)
-    dying = last is not None and not monitor_alive(last) and process.is_running(last.monitor_pid, last.monitor_start)
     try:
-        rundir = RunDir(launch.run_dir, patience=_DYING if dying else _SHORT)
+        rundir = RunDir(launch.run_dir, patience=_SHORT)
     except Conflict:
         return False  # it has one: another launcher was faster
     if not os.path.isdir(os.path.dirname(launch.exit_path)):

@@ -22,7 +22,7 @@ from core.supervise.contact import Line, ask_launcher, connect
 from core.supervise.exits import EngineSocket
 from core.supervise.launching import Launching
 from core.supervise.protocol import JOINED, OTHER_VERSION, SHM, Launch, Message, Started, close_all
-from core.supervise.records import EXIT, ExitRecord, RunState, alive, monitor_alive, read_exit, read_state, write_exit
+from core.supervise.records import EXIT, ExitRecord, RunState, alive, monitor_goes_on, read_exit, read_state, write_exit
 from core.supervise.rundir import CONTROL, is_held
 from core.supervise.session import AttachSession, ExecSession
 
@@ -44,7 +44,7 @@ __all__ = [
     "deliver",
     "freeze",
     "hold",
-    "monitor_alive",
+    "monitor_goes_on",
     "open_attach",
     "open_exec",
     "read_exit",
@@ -197,7 +197,7 @@ async def _ask_monitor(inst: Instance, cid: str, message: Message, fds: Sequence
             pass
         except Conflict:
             state = read_state(inst, cid)
-            if state is None or monitor_alive(state):
+            if state is None or monitor_goes_on(state):
                 raise
         except InvalidArgument as error:
             if error.why != OTHER_VERSION:

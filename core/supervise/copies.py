@@ -1,7 +1,7 @@
 """A monitor's descriptors in the hands of others, and how it learns that they have let go of them.
 
-With the last descriptor that one has, a host port is free and a network namespace goes: who promises that has to wait
-for the launcher and the proxy, which do on their own time what they are told.
+With the last descriptor that one has, a host port is free: who promises that has to wait for the launcher and the
+proxy, which do on their own time what they are told.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from core.supervise.listen import Reception
 from core.supervise.loop import Loop
 from core.supervise.monitor import Monitor
 from core.supervise.protocol import PROTOCOL, Launch, Message, close_all, launch_of, receive, send, send_payload
-from core.supervise.records import load_state, monitor_alive
+from core.supervise.records import load_state, monitor_goes_on
 from core.supervise.rundir import CONTROL, load_launch
 from core.supervise.sockets import connect
 from core.supervise.spawn import read_config
@@ -84,7 +84,7 @@ class Launcher:
         self._pages: memory.Pages = ()  # of a monitor's memory: those that a start writes to
         # Forked, and perhaps not there yet where they close what is not theirs: a pipe to each. And who waits for that.
         self._young: set[int] = set()
-        self._owed: list[int] = []
+        self._owed: list[tuple[set[int], int]] = []
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._idle = self._loop.after(IDLE, self._maybe_leave)
         self._keeper = Keeper(self._loop)
@@ -165,7 +165,11 @@ class Launcher:
         """:returns: pid of the new monitor, and our end of the line to it"""
         ours, theirs = socket.socketpair()
         young, grown = os.pipe2(os.O_CLOEXEC)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            close_all([young, grown])
+            raise
         if pid == 0:
             become_monitor({theirs.fileno(), *keep}, lambda: work(theirs))
         theirs.close()
@@ -179,9 +183,10 @@ class Launcher:
         self._loop.unwatch(young)
         os.close(young)
         self._young.discard(young)
-        if not self._young:
-            close_all(self._owed)
-            self._owed.clear()
+        for waited_for, _ in self._owed:
+            waited_for.discard(young)
+        close_all([fd for waited_for, fd in self._owed if not waited_for])
+        self._owed = [(waited_for, fd) for waited_for, fd in self._owed if waited_for]
 
     def _watch(self, guard: Guard) -> None:
         assert guard.line is not None
@@ -202,7 +207,10 @@ class Launcher:
         guard.kept = dict(zip(cast("list[str]", message["keep"]), fds, strict=True))
         guard.container, guard.status = cast(int, message["pid"]), None
         if (settled := guard.kept.pop(SETTLED, None)) is not None:
-            (self._owed.append if self._young else os.close)(settled)
+            if self._young:
+                self._owed.append((set(self._young), settled))
+            else:
+                os.close(settled)
         self._pages = self._pages or cast(memory.Pages, message.get("pages", ()))
         if self._spare is None and self._example and "starting" not in message:
             self._loop.after(_PAUSE, self._make_spare)
@@ -271,18 +279,16 @@ class Launcher:
         if state is None and any(guard.launch.id == cid for guard in self._guards.values()):
             return  # it is just being started
         guard = Guard(launch, state.monitor_pid if state else 0)
-        if state is None or not monitor_alive(state):
-            guard.container = state.pid if state else 0
+        guard.container = state.pid if state else 0
+        pidfd = process.open_pidfd(state.monitor_pid, state.monitor_start) if state else None
+        if state is None or pidfd is None:
             self._fork_adopter(guard)
             return
-        pidfd = process.open_pidfd(state.monitor_pid, state.monitor_start)
-        if pidfd is None:
-            self._fork_adopter(guard)
-            return
-        guard.pidfd, guard.container = pidfd, state.pid
+        guard.pidfd = pidfd
         self._guards[guard.pid] = guard
         self._keeper.attend(guard.launch)
-        self._ask_for_copies(guard)
+        if monitor_goes_on(state):  # one that was killed answers no more, and is replaced once it is gone
+            self._ask_for_copies(guard)
         self._loop.watch(pidfd, lambda events: self._stranger_ended(guard))
 
     def _ask_for_copies(self, guard: Guard) -> None:

@@ -320,8 +320,8 @@ class Monitor:
             return
         self.finished = True
         self._stop_serving()
-        self.pump.finish({"exit": self.last_code})
         self._close_kept()
+        self.pump.finish({"exit": self.last_code})
         # The folder goes before anyone is told: whoever starts the container again must not meet its remains. But not
         # while it holds what is nowhere else.
         if self.rundir is not None and not self.paper.owes:
@@ -334,7 +334,7 @@ class Monitor:
 
     def _close_kept(self) -> None:
         """The launcher's copies go now, not when we leave: they keep the network namespace, and with it the wire,
-        alive. And before the folder, for which engines wait: the ports are free for whoever is told of the end."""
+        alive. And before the folder goes, and who is attached hears of it: the ports are free then."""
         ports = any(name.startswith((HELD, OWN)) for name in self.kept)
         for fd in self.kept.values():
             os.close(fd)

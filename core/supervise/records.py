@@ -140,8 +140,12 @@ def _read(path: str | os.PathLike[str]) -> dict[str, object] | None:
 
 
 def monitor_alive(state: RunState) -> bool:
-    """False also for one that was killed a moment ago and is not gone yet: whoever took it for alive would leave its
-    container to nobody."""
+    return process.is_running(state.monitor_pid, state.monitor_start)
+
+
+def monitor_goes_on(state: RunState) -> bool:
+    """False also for one that was killed a moment ago and is not gone yet: whoever counted on it would leave its
+    container to nobody. But what it has not finished is not over before another one has taken its place."""
     return process.goes_on(state.monitor_pid, state.monitor_start)
 
 

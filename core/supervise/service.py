@@ -13,7 +13,7 @@ from core.runtime.defaults import Json
 from core.supervise.child import Process
 from core.supervise.control import Control
 from core.supervise.health import Health
-from core.supervise.protocol import HELD, Launch, Message, close_all, send
+from core.supervise.protocol import HELD, OWN, Launch, Message, close_all, send
 from core.supervise.restart import Restarts
 
 if TYPE_CHECKING:
@@ -102,10 +102,13 @@ class Service:
         if "only" in message:
             gone |= {name for name in kept if name.startswith(HELD)} - set(cast("list[str]", message["only"]))
         closed = [kept.pop(name) for name in gone & kept.keys()]
-        self._monitor.carriers.serve(cast("list[Order]", message["serve"]))
-        close_all(closed)
+        own = {name for name in kept if name.startswith(OWN)}
+        try:
+            self._monitor.carriers.serve(cast("list[Order]", message["serve"]))
+        finally:
+            close_all(closed)
         # Who is told that a port is closed may take it for another program.
-        self._monitor.give_to_launcher(settled=bool(closed))
+        self._monitor.give_to_launcher(settled=bool(closed or own - kept.keys()))
 
     def _resolve(self, message: Message, sock: socket.socket) -> bool:
         try:

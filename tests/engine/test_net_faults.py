@@ -93,7 +93,7 @@ async def _ready(engine: Engine, image: str, cid: str, verb: str) -> None:
     if verb == "create" and "more" in known:
         await engine.remove_network("more")
     elif verb == "remove" and "more" not in known:
-        await engine.create_network(NetworkSpec("more"))
+        await engine.create_network(NetworkSpec("more", subnets=(Subnet(f"{range4(6)}.0/24"),)))
         await engine.remove(await up(engine, image, EndpointSpec("more")), force=True)  # its bridge is there
 
 

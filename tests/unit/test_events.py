@@ -95,3 +95,17 @@ def test_nothing_is_missed_where_the_file_is_begun_anew(tmp_path: Path, monkeypa
         for thread in threads:
             thread.join()
     assert not failures, failures
+
+
+async def test_a_writer_that_is_overtaken_by_the_file_s_end_is_heard(tmp_path: Path) -> None:
+    """It had opened the file that is the older one by now."""
+    path = tmp_path / "events"
+    watch = changes.Watch(path)
+    found = aiter(watch)
+    with open(path, "ab", buffering=0) as late:
+        path.rename(tmp_path / "events.1")
+        tell.append(path, "container", "start", "c" * 64)
+        assert (await asyncio.wait_for(anext(found), patience(10))).action == "start"
+        late.write(json.dumps({"t": 1.0, "k": "container", "a": "die", "i": "c" * 64, "x": {}}).encode() + b"\n")
+        assert (await asyncio.wait_for(anext(found), patience(10))).action == "die"
+    await found.aclose()
