@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
@@ -44,6 +45,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
         yield place
     finally:
         end = time.monotonic() + patience(60)
+        gc.collect()  # an error that a test has caught holds the frames, and what is open in them, in a cycle
         # What makes the layers durable runs on for a moment after the engine is closed.
         while (left := subprocess.run(["umount", str(place)], check=False, capture_output=True)).returncode:
             if time.monotonic() > end:
