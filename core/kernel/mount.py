@@ -131,10 +131,13 @@ def overlay(lower: Sequence[str], upper: str, work: str) -> int:
     """
     opened: list[int] = []
 
+    def held(path: str) -> int:
+        opened.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        return opened[-1]
+
     def pinned(path: str) -> str:
         # The kernel looks the name up while we hold the folder open.
-        opened.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-        return f"{_DESCRIPTORS}/{opened[-1]}"
+        return f"{_DESCRIPTORS}/{held(path)}"
 
     def named(path: str) -> str:
         # mountinfo shows what is said here, and by its last two names a container's processes are found (end_strays).
@@ -146,7 +149,7 @@ def overlay(lower: Sequence[str], upper: str, work: str) -> int:
 
     try:
         if overlay_needs_place():
-            return _overlay_at([pinned(path) for path in lower], named(upper), named(work), upper)
+            return _overlay_at([held(path) for path in lower], named(upper), named(work), upper)
         options: list[tuple[str, str | None]] = [("lowerdir+", short(path, pinned)) for path in lower]
         # The kernel unescapes backslashes in these two, and not in lowerdir+.
         if contained():
@@ -213,16 +216,16 @@ def _attached_overlay(layers: Sequence[int], above: int, upper: str, work: str, 
     """Each layer is mounted over ``parent``, is opened there, and stays reachable through that descriptor."""
     opened: list[int] = []
 
-    def put(mount_fd: int) -> str:
+    def put(mount_fd: int) -> int:
         place = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         attach(mount_fd, place)
         os.close(place)
         opened.append(os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-        return f"{_DESCRIPTORS}/{opened[-1]}"
+        return opened[-1]
 
     try:
         lower = [put(fd) for fd in layers]
-        top = put(above)
+        top = f"{_DESCRIPTORS}/{put(above)}"
         _mount_overlay(lower, f"upperdir={top}/{upper},workdir={top}/{work}", parent)
         opened.append(os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         return clone_tree(opened[-1])
@@ -244,7 +247,7 @@ def overlay_needs_place() -> bool:
     return _release() < (6, 8)
 
 
-def _overlay_at(lower: Sequence[str], upper: str, work: str, place: str) -> int:
+def _overlay_at(lower: Sequence[int], upper: str, work: str, place: str) -> int:
     """The way of mount(2), whose options may fill a page, where a value of fsconfig(2) ends at 256 bytes."""
     _mount_overlay(lower, f"upperdir={upper},workdir={work}{',userxattr' if contained() else ''}", place)
     try:
@@ -253,10 +256,10 @@ def _overlay_at(lower: Sequence[str], upper: str, work: str, place: str) -> int:
         umount(place)
 
 
-def _mount_overlay(lower: Sequence[str], rest: str, place: str) -> None:
-    """Layers are named by descriptors, without the colons and backslashes that would need escaping; from the folder of
-    all descriptors they are so short that as many as overlayfs takes fit into the page."""
-    data = f"lowerdir={':'.join(path.removeprefix(f'{_DESCRIPTORS}/') for path in lower)},{rest}".encode()
+def _mount_overlay(lower: Sequence[int], rest: str, place: str) -> None:
+    """Layers are named by their descriptors, without the colons and backslashes that would need escaping; from the
+    folder of all descriptors that is so short that as many as overlayfs takes fit into the page."""
+    data = f"lowerdir={':'.join(map(str, lower))},{rest}".encode()
     home = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.chdir(_DESCRIPTORS)

@@ -125,7 +125,7 @@ class Net(Access):
         name: str = "eth0",
         namespace: int | None = None,
         default: bool = True,
-        home: Callable[[int], None] | None = None,
+        home: links.Home | None = None,
     ) -> Attachment:
         """A new namespace for the container, on the network: addresses, default route, lo, everything up.
 
