@@ -97,13 +97,13 @@ class Proxying:
 
     def _arm(self) -> None:
         """Wait for the first caller. Not with many ports, of which each is a descriptor; nor with datagrams: those that
-        came before the proxy is there might be more than their socket holds."""
+        came before the proxy is there might be more than their socket holds. Who brings this about gives the launcher
+        its copies afterwards, with all others."""
         self._disarm()
         if not self._orders:
             return
         kept = self._monitor.kept
-        if self._bind():
-            self._monitor.give_to_launcher()
+        self._bind()
         datagrams = any(order["protocol"] == "udp" for order in self._orders)
         if datagrams or any(order["name"] not in kept for order in self._orders):
             self._replace()
@@ -161,7 +161,7 @@ class Proxying:
             line = stack.enter_context(socket.socket(fileno=os.dup(kept[_LINE])))
             send(line, {"ports": self._orders, "given": list(given)}, list(given.values()))
 
-    def _bind(self) -> bool:
+    def _bind(self) -> None:
         """Here, in the host's network, where the proxy of an ordinary user is not: it is in that of the containers.
         Whoever has a port already keeps it. Many ports of root's container are left to the proxy, which is in that
         network too."""
@@ -170,12 +170,11 @@ class Proxying:
         for name in [name for name in kept if name.startswith(OWN) and name not in wanted]:
             os.close(kept.pop(name))
         if len(wanted) > _FEW and not self._monitor.launch.uplink:
-            return False
+            return
         for name, order in wanted.items():
             if name not in kept:
                 with contextlib.suppress(OSError):
                     kept[name] = proxy.bound(order).detach()
-        return True
 
     def _ended(self) -> None:
         """It was killed, or failed: another one takes its place."""
